@@ -1,0 +1,1 @@
+"""Graph in, C out: simplification, plan, kernels, emission."""

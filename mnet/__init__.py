@@ -1,0 +1,3 @@
+"""mnet: small MobileNets for Cortex-M, proved bit for bit."""
+
+__version__ = "0.1.0"
