@@ -1,0 +1,18 @@
+"""What a kernel is asked to do: one op, how its tensors lie, how many rows at a time. Everything a kernel may depend on."""
+
+from dataclasses import dataclass
+
+from codegen.layout import Storage
+from mnet.graph import Op
+from mnet.oracle import Requantization
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The work of one step: make `rows` output rows of `op`."""
+
+    op: Op
+    inputs: tuple[Storage, ...]
+    output: Storage
+    rows: int  # output rows of one call: 1, or the height of the output
+    requantization: Requantization | None  # of convolutions and fully connected layers

@@ -1,0 +1,170 @@
+"""How one tensor lies in the arena: its layout, the ring of row slots, padding, and the way back to int8.
+
+Values are stored as `quantized - offset`. The wide layouts use offset -128, so that every value is 0..255 and a requantiser
+ends in one USAT #8; padding is then zero_point + 128. The planar layout uses the zero_point, so that padding is 0 and the
+depthwise kernels need no code for edges; for the usual ReLU tensor (zero_point -128) both are the same numbers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mnet.graph import Int8Array, Tensor
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay the pixels and channels of a row."""
+
+    name: str
+    element_bytes: int
+    planar: bool  # [channel][slot][pixel] instead of [slot][pixel][channel]
+    centred: bool  # offset is the zero_point instead of -128
+
+    @property
+    def c_type(self) -> str:
+        """Return the C type of one element."""
+        return {1: "uint8_t", 2: "int16_t", 4: "int32_t"}[self.element_bytes]
+
+
+WIDE16 = Layout("wide16", 2, planar=False, centred=False)  # int16 [slot][pixel][channel]: input of every DSP convolution
+WIDE8 = Layout("wide8", 1, planar=False, centred=False)  # uint8 [slot][pixel][channel]: cores without DSP instructions
+PLANAR16 = Layout("planar16", 2, planar=True, centred=True)  # int16 [channel][slot][pixel]: input of the DSP depthwise
+SUMS32 = Layout("sums32", 4, planar=False, centred=False)  # int32 [channel]: what pooling adds rows to
+
+
+def align4(count: int) -> int:
+    """Return `count` rounded up to a multiple of 4."""
+    return (count + 3) // 4 * 4
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where the rows of one tensor lie inside its buffer.
+
+    Padding rows count as rows here: *virtual row* 0 is the topmost padding row, row y of the tensor is virtual row
+    top + y, and virtual row v lies in slot v % slots. With slots == top + height + bottom the tensor is stored whole.
+    """
+
+    tensor: Tensor
+    layout: Layout
+    slots: int
+    top: int  # padding rows and columns, as wide as the most demanding consumer wants them; 0 columns in planar layouts
+    bottom: int
+    left: int
+    right: int
+    stored_channels: int  # >= channels; the rest is filled by zero weights and read by zero weights
+    slack_bytes: int = 0  # readable bytes behind each row, for kernels that read channel pairs over the end
+
+    @property
+    def offset(self) -> int:
+        """Return what was subtracted from the quantized value."""
+        return self.tensor.zero_point if self.layout.centred else -128
+
+    @property
+    def padding_value(self) -> int:
+        """Return the stored value that stands for real 0."""
+        return self.tensor.zero_point - self.offset
+
+    @property
+    def height(self) -> int:
+        """Return the rows of the tensor, without padding."""
+        return self.tensor.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Return the pixels of a row, without padding."""
+        return self.tensor.shape[1]
+
+    @property
+    def virtual_rows(self) -> int:
+        """Return the rows with padding."""
+        return self.top + self.height + self.bottom
+
+    @property
+    def stored_width(self) -> int:
+        """Return the pixels that a row takes, with padding; even in planar layouts (a word holds two)."""
+        width = self.left + self.width + self.right
+        return width + width % 2 if self.layout.planar else width
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Return the distance of two pixels of one row."""
+        return self.layout.element_bytes * (1 if self.layout.planar else self.stored_channels)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Return the distance of two slots."""
+        if self.layout.planar:
+            return self.stored_width * self.pixel_bytes
+        return align4(self.stored_width * self.pixel_bytes + self.slack_bytes)
+
+    @property
+    def channel_bytes(self) -> int:
+        """Return the distance of two channels of one pixel."""
+        return self.slots * self.slot_bytes if self.layout.planar else self.layout.element_bytes
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Return the size of the whole buffer, a multiple of 4."""
+        return self.slots * self.slot_bytes * (self.stored_channels if self.layout.planar else 1)
+
+    @property
+    def padded(self) -> bool:
+        """Return whether some stored pixel is padding and has to be set before the first row is made."""
+        return bool(self.top or self.left or self.right or (self.bottom and self.whole))
+
+    @property
+    def whole(self) -> bool:
+        """Return whether every row, padding included, has a slot of its own."""
+        return self.slots >= self.virtual_rows
+
+    @property
+    def contiguous(self) -> bool:
+        """Return whether the pixels of consecutive rows follow each other without a gap."""
+        if not self.whole or self.left or self.right:
+            return False
+        return self.slot_bytes == self.width * self.pixel_bytes
+
+    def slot_offset(self, virtual_row: int) -> int:
+        """Return the byte offset in the buffer of a virtual row."""
+        return virtual_row % self.slots * self.slot_bytes
+
+    def span_bytes(self, rows: int) -> int:
+        """Return the bytes from the start of a row to the end of the last of `rows` consecutive slots."""
+        span = rows * self.slot_bytes
+        return span + (self.stored_channels - 1) * self.channel_bytes if self.layout.planar else span
+
+    def _index(self, rows: int) -> npt.NDArray[np.int64]:
+        """Return [rows, width, channels]: element index, from the start of the first row, of each live value."""
+        row = np.arange(rows)[:, None, None] * self.slot_bytes
+        pixel = (self.left + np.arange(self.width))[None, :, None] * self.pixel_bytes
+        channel = np.arange(self.tensor.shape[2])[None, None, :] * self.channel_bytes
+        return (row + pixel + channel) // self.layout.element_bytes
+
+    @property
+    def _dtype(self) -> str:
+        return {1: "u1", 2: "<i2", 4: "<i4"}[self.layout.element_bytes]
+
+    def unpack(self, span: bytes, rows: int) -> npt.NDArray[np.int32]:
+        """Return the quantized values [rows, width, channels] (int32: a value out of int8 must not hide) of a span."""
+        values = np.frombuffer(span, self._dtype)[self._index(rows)].astype(np.int32)
+        return values + np.int32(self.offset)
+
+    def pack(self, values: Int8Array) -> tuple[bytes, bytes]:
+        """Return (span, mask) of int8 [rows, width, channels]; mask is 0xff where a byte of the span is live."""
+        rows = values.shape[0]
+        count = self.span_bytes(rows) // self.layout.element_bytes
+        span, mask = np.zeros(count, self._dtype), np.zeros(count, self._dtype)
+        index = self._index(rows)
+        span[index] = values.astype(np.int32) - self.offset
+        mask[index] = -1 if self.layout.element_bytes > 1 else 255
+        return span.tobytes(), mask.tobytes()
+
+
+def word_pair(low: int, high: int) -> int:
+    """Return the 32-bit word of two 16-bit lanes."""
+    return (low & 0xFFFF) | ((high & 0xFFFF) << 16)
