@@ -1,0 +1,1 @@
+"""The bundled sample: 4,000 + 1,000 images of Fashion-MNIST, see README.md."""
