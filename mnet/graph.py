@@ -26,6 +26,7 @@ class Tensor:
     shape: tuple[int, int, int]
     scale: float
     zero_point: int
+    index: int = -1  # of the tensor in the .tflite, where the graph was read from one
 
 
 @dataclass(frozen=True, eq=False)

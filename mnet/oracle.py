@@ -1,35 +1,91 @@
 """Whose rounding: the steps by which each runtime turns accumulators into int8, as frozen values with their source.
 
 An oracle is somebody else's runtime. Golden model and planner take it as an argument; nobody branches on its name.
+Each `..._arithmetic` function returns the integers that a runtime derives from the scales of one operator; golden
+model and generated C both start from them.
 """
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import assert_never
 
 import numpy as np
+import numpy.typing as npt
 
-from mnet.fixed_point import quantize_multiplier
-from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int32Array
+from mnet.fixed_point import (
+    Float64Array,
+    Int64Array,
+    multiply_in_float64,
+    multiply_rounding_once,
+    multiply_rounding_twice,
+    quantize_multiplier,
+)
+from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Int32Array, Mean, Softmax
 
 
 class Rounding(Enum):
-    """How an int32 accumulator is multiplied by multiplier / 2**31 * 2**shift."""
+    """How an int32 accumulator is multiplied by a scale, given as multiplier / 2**31 * 2**shift and as a float64."""
 
     DOUBLE = "saturating rounding doubling high multiply, then rounding shift with halves away from zero"
     SINGLE = "one 64-bit product, one rounding shift with halves upwards"
+    REAL = "one product with the scale in double precision, rounded with halves away from zero"
+
+
+class ScaleProduct(Enum):
+    """In which precision input scale and weight scale are multiplied before the division by the output scale."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """The rounding steps of one runtime, per operator."""
+    """The rounding steps of one runtime, per operator.
+
+    The runtimes agree on the rest: AVERAGE_POOL_2D rounds sum / count to nearest with halves away from zero and
+    ignores the scales; SOFTMAX is gemmlowp's fixed-point exponential and reciprocal; PAD writes the zero_point.
+    """
 
     name: str
     convolution: Rounding
     depthwise: Rounding
     fully_connected: Rounding
+    fully_connected_scale: ScaleProduct  # of a per-tensor FULLY_CONNECTED; all else is FLOAT64
     fully_connected_per_channel: Rounding
     add: Rounding
     mean: Rounding
+
+
+# LiteRT's reference kernels (OpResolverType.BUILTIN_REF), ai-edge-litert 2.3.
+# Convolutions: kernels/internal/reference/integer_ops/conv.h and depthwise_conv.h. FULLY_CONNECTED:
+# integer_ops/fully_connected.h, "receives the scales in float and performs requant in float to avoid loss of
+# precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum.
+LITERT = Oracle(
+    name="litert",
+    convolution=Rounding.DOUBLE,
+    depthwise=Rounding.DOUBLE,
+    fully_connected=Rounding.REAL,
+    fully_connected_scale=ScaleProduct.FLOAT64,
+    fully_connected_per_channel=Rounding.REAL,
+    add=Rounding.DOUBLE,
+    mean=Rounding.DOUBLE,
+)
+
+# tflite-micro's portable kernels. FULLY_CONNECTED: kernels/fully_connected_common.cc and kernel_util.cc,
+# GetQuantizedConvolutionMultipler, which multiplies the two scales as float32.
+TFLM = Oracle(
+    name="tflm",
+    convolution=Rounding.DOUBLE,
+    depthwise=Rounding.DOUBLE,
+    fully_connected=Rounding.DOUBLE,
+    fully_connected_scale=ScaleProduct.FLOAT32,
+    fully_connected_per_channel=Rounding.DOUBLE,
+    add=Rounding.DOUBLE,
+    mean=Rounding.DOUBLE,
+)
+
+ORACLES = {oracle.name: oracle for oracle in (LITERT, TFLM)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,23 +94,22 @@ class Requantization:
 
     multiplier: Int32Array  # [channels_out]
     shift: Int32Array  # [channels_out]
+    scale: Float64Array  # [channels_out]; what multiplier and shift approximate; Rounding.REAL multiplies by it
     rounding: Rounding
     zero_point: int
     activation: tuple[int, int]
 
 
-# LiteRT's reference kernels (OpResolverType.BUILTIN_REF).
-LITERT = Oracle(
-    name="litert",
-    convolution=Rounding.DOUBLE,
-    depthwise=Rounding.DOUBLE,
-    fully_connected=Rounding.SINGLE,
-    fully_connected_per_channel=Rounding.SINGLE,
-    add=Rounding.DOUBLE,
-    mean=Rounding.DOUBLE,
-)
-
-ORACLES = {oracle.name: oracle for oracle in (LITERT,)}
+def _scaled(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, rounding: Rounding) -> Int64Array:
+    match rounding:
+        case Rounding.DOUBLE:
+            return multiply_rounding_twice(x, multiplier, shift)
+        case Rounding.SINGLE:
+            return multiply_rounding_once(x, multiplier, shift)
+        case Rounding.REAL:
+            raise ValueError("Rounding.REAL needs the scale itself")
+        case _:
+            assert_never(rounding)
 
 
 def requantization(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, oracle: Oracle) -> Requantization:
@@ -64,18 +119,168 @@ def requantization(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, 
     double(input scale) * double(weight scale) / double(output scale), each scale a float32.
     """
     source, target = graph.tensors[op.input], graph.tensors[op.output]
-    pairs = [quantize_multiplier(source.scale * float(scale) / target.scale) for scale in op.weight_scales]
+    products = source.scale * op.weight_scales
     match op:
         case Conv2D():
             rounding = oracle.convolution
         case DepthwiseConv2D():
             rounding = oracle.depthwise
+        case FullyConnected() if op.per_channel:
+            rounding = oracle.fully_connected_per_channel
         case FullyConnected():
-            rounding = oracle.fully_connected_per_channel if op.per_channel else oracle.fully_connected
+            rounding = oracle.fully_connected
+            if oracle.fully_connected_scale is ScaleProduct.FLOAT32:
+                products = products.astype(np.float32).astype(np.float64)
+        case _:
+            assert_never(op)
+    scales = products / target.scale
+    pairs = [quantize_multiplier(float(scale)) for scale in scales]
     return Requantization(
         multiplier=np.array([multiplier for multiplier, _ in pairs], np.int32),
         shift=np.array([shift for _, shift in pairs], np.int32),
+        scale=scales,
         rounding=rounding,
         zero_point=target.zero_point,
         activation=op.activation,
     )
+
+
+def requantize(accumulators: npt.NDArray[np.integer], how: Requantization) -> Int8Array:
+    """Return the int8 values that the runtime makes of int32 `accumulators` [..., channels_out]."""
+    if how.rounding is Rounding.REAL:
+        scaled = multiply_in_float64(accumulators, how.scale)
+    else:
+        scaled = _scaled(accumulators, how.multiplier, how.shift, how.rounding)
+    return np.clip(scaled + how.zero_point, *how.activation).astype(np.int8)
+
+
+def accumulator_bound(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph) -> Int64Array:
+    """Return per output channel the largest |accumulator| that any int8 input can lead to, partial sums included."""
+    zero_point = graph.tensors[op.input].zero_point
+    widest = max(127 - zero_point, zero_point + 128)
+    axes = (0, 1) if isinstance(op, DepthwiseConv2D) else tuple(range(1, op.weights.ndim))
+    bound: Int64Array = np.abs(op.weights.astype(np.int64)).sum(axis=axes) * widest + np.abs(op.bias.astype(np.int64))
+    return bound
+
+
+@dataclass(frozen=True)
+class AddArithmetic:
+    """The integers of one ADD.
+
+    With multiply = one scaling as `rounding` says, out = zero_point + multiply(sum over both inputs of
+    multiply((q - input_zero_point) << left_shift, input multiplier, input shift), output_multiplier, output_shift).
+    """
+
+    left_shift: int
+    input_zero_points: tuple[int, int]
+    input_multipliers: tuple[int, int]
+    input_shifts: tuple[int, int]  # not positive
+    output_multiplier: int
+    output_shift: int  # not positive
+    zero_point: int
+    activation: tuple[int, int]
+    rounding: Rounding
+
+
+def add_arithmetic(op: Add, graph: Graph, oracle: Oracle) -> AddArithmetic:
+    """Return the integers that `oracle` derives from the three scales of `op`.
+
+    Source: TensorFlow Lite, kernels/add.cc, Prepare (8 bit: left shift 20).
+    """
+    left_shift = 20
+    first, second = (graph.tensors[name] for name in op.inputs)
+    target = graph.tensors[op.output]
+    twice_largest = 2.0 * max(first.scale, second.scale)
+    multiplier_1, shift_1 = quantize_multiplier(first.scale / twice_largest)
+    multiplier_2, shift_2 = quantize_multiplier(second.scale / twice_largest)
+    output_multiplier, output_shift = quantize_multiplier(twice_largest / ((1 << left_shift) * target.scale))
+    return AddArithmetic(
+        left_shift=left_shift,
+        input_zero_points=(first.zero_point, second.zero_point),
+        input_multipliers=(multiplier_1, multiplier_2),
+        input_shifts=(shift_1, shift_2),
+        output_multiplier=output_multiplier,
+        output_shift=output_shift,
+        zero_point=target.zero_point,
+        activation=op.activation,
+        rounding=oracle.add,
+    )
+
+
+def add(first: Int8Array, second: Int8Array, how: AddArithmetic) -> Int8Array:
+    """Return the int8 sum of two int8 arrays of one shape.
+
+    Source: TensorFlow Lite, kernels/internal/reference/add.h, AddElementwise.
+    """
+    total = sum(
+        _scaled((value.astype(np.int64) - zero_point) << how.left_shift, multiplier, shift, how.rounding)
+        for value, zero_point, multiplier, shift in zip(
+            (first, second), how.input_zero_points, how.input_multipliers, how.input_shifts, strict=True
+        )
+    )
+    scaled = _scaled(total, how.output_multiplier, how.output_shift, how.rounding)
+    return np.clip(scaled + how.zero_point, *how.activation).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class MeanArithmetic:
+    """The integers of one MEAN: out = clamp(zero_point + multiply(sum - count * input_zero_point)), a sum of int8."""
+
+    count: int
+    input_zero_point: int
+    multiplier: int  # below 2**30 where count is no power of two
+    shift: int
+    zero_point: int
+    rounding: Rounding
+
+
+def mean_arithmetic(op: Mean, graph: Graph, oracle: Oracle) -> MeanArithmetic:
+    """Return the integers that `oracle` derives from the scales and the size of `op`.
+
+    Source: TensorFlow Lite, kernels/internal/reference/reduce.h, QuantizedMeanOrSum: the division by the count is
+    folded into the multiplier, truncated.
+    """
+    source, target = graph.tensors[op.input], graph.tensors[op.output]
+    count = source.shape[0] * source.shape[1]
+    multiplier, shift = quantize_multiplier(source.scale / target.scale)
+    fold = min(count.bit_length() - 1, 32, 31 + shift)
+    return MeanArithmetic(
+        count=count,
+        input_zero_point=source.zero_point,
+        multiplier=(multiplier << fold) // count,
+        shift=shift - fold,
+        zero_point=target.zero_point,
+        rounding=oracle.mean,
+    )
+
+
+def mean(sums: npt.NDArray[np.integer], how: MeanArithmetic) -> Int8Array:
+    """Return the int8 means that the runtime makes of `sums` of int8 values."""
+    scaled = _scaled(sums.astype(np.int64) - how.count * how.input_zero_point, how.multiplier, how.shift, how.rounding)
+    return np.clip(scaled + how.zero_point, -128, 127).astype(np.int8)
+
+
+@dataclass(frozen=True)
+class SoftmaxArithmetic:
+    """The integers of one SOFTMAX: exp of ((q - largest q) << left_shift) * multiplier / 2**31, 26 fractional bits.
+
+    Differences below `difference_min` count as exp = 0 and give -128.
+    """
+
+    multiplier: int
+    left_shift: int
+    difference_min: int
+
+
+def softmax_arithmetic(op: Softmax, graph: Graph, oracle: Oracle) -> SoftmaxArithmetic:
+    """Return the integers that `oracle` derives from the input's scale.
+
+    Source: TensorFlow Lite, kernels/internal/quantization_util.cc, PreprocessSoftmaxScaling and CalculateInputRadius
+    with 5 integer bits.
+    """
+    del oracle  # both runtimes take the same steps
+    integer_bits = 5
+    real = min(op.beta * graph.tensors[op.input].scale * (1 << (31 - integer_bits)), (1 << 31) - 1.0)
+    multiplier, left_shift = quantize_multiplier(real)
+    radius = math.floor(((1 << integer_bits) - 1) * (1 << (31 - integer_bits)) / (1 << left_shift))
+    return SoftmaxArithmetic(multiplier=multiplier, left_shift=left_shift, difference_min=-radius)

@@ -1,0 +1,48 @@
+"""Run somebody else's runtime and hand back every tensor that a Graph knows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mnet.errors import ToolError
+from mnet.graph import Graph, Int8Array
+
+
+def run_litert(path: str | Path | bytes, graph: Graph, inputs: Int8Array) -> dict[str, Int8Array]:
+    """Return every activation of `graph` as LiteRT's reference kernels compute it, by tensor name.
+
+    Args:
+        path: the .tflite file that `graph` was read from, or its bytes.
+        graph: names, shapes and indices of the tensors.
+        inputs: int8 [n, height, width, channels] of the graph's input.
+
+    Raises:
+        ToolError: LiteRT is not installed, or refuses the model.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    except ImportError as error:
+        raise ToolError("The oracle needs LiteRT: pip install ai-edge-litert.") from error
+    source = {"model_content": path} if isinstance(path, bytes) else {"model_path": str(path)}
+    try:
+        interpreter = Interpreter(
+            **source,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+            experimental_preserve_all_tensors=True,
+        )
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ToolError(f"LiteRT refuses {graph.name}: {error}") from error
+    detail = interpreter.get_input_details()[0]
+    tensors = {
+        name: np.empty((len(inputs), *tensor.shape), np.int8)
+        for name, tensor in graph.tensors.items()
+        if tensor.index >= 0
+    }
+    for number, one in enumerate(inputs):
+        interpreter.set_tensor(detail["index"], one.reshape(detail["shape"]))
+        interpreter.invoke()
+        for name, values in tensors.items():
+            tensor = graph.tensors[name]
+            values[number] = interpreter.get_tensor(tensor.index).reshape(tensor.shape)
+    return tensors
