@@ -1,4 +1,4 @@
-"""A target is a row: what its instruction set offers, how it is compiled, where it is emulated, and what its instructions cost.
+"""A target is a row: its instruction set's features, how it is compiled, where it is emulated, what instructions cost.
 
 Everything here is data. The planner reads the features and the costs, `mnet.toolchain` the flags, `mnet.emulator` the
 boards, `mnet.cycles` the timing tables.
@@ -104,7 +104,7 @@ class Target:
     mve: bool
     gcc: tuple[str, ...]  # flags of arm-none-eabi-gcc that choose the core
     zig: tuple[str, ...]  # the same for `python -m ziglang cc`
-    boards: tuple[str, ...]  # emulated boards, first choice first; the next ones take programs that are too large for it
+    boards: tuple[str, ...]  # emulated, first choice first; the next ones take what is too large for it
     unicorn: str | None  # name of Unicorn's CPU model; None where it has none
     timing: Timing
     runs_on: tuple[str, ...]  # names of the targets whose emulated runs prove this one

@@ -1,0 +1,332 @@
+"""Compilers: which are there, and how a generated folder and the harness become a program for the host or a board.
+
+Each build is one compiler command per file and one link, the same as `firmware/Makefile`'s; no state is kept between builds.
+"""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from codegen.targets import Target
+from codegen.targets import target as find_target
+from mnet.errors import ToolError
+from mnet.resources import folder as resource_folder
+
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
+STRICT_CPP = ("-std=c++11", *STRICT[1:])
+OPTIMIZE = ("-O2", "-fomit-frame-pointer")
+_BARE = ("-ffreestanding", "-ffunction-sections", "-fdata-sections")
+_SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-DMODEL_SANITIZE")
+_COMPILE_SECONDS = 300  # zig builds its run-time library at the first link for a core
+
+# The harness's switches that need the model to call model_trace.
+TRACING = ("MODEL_TRACE", "MODEL_POISON", "MODEL_MARK")
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler that was found. `command` starts every call of it, `command_cpp` the same for C++."""
+
+    name: str  # "arm-none-eabi-gcc", "zig", "gcc", "clang", "cc"
+    command: tuple[str, ...]
+    command_cpp: tuple[str, ...]
+    version: str
+
+
+_HOW_TO_GET = {
+    "arm-none-eabi-gcc": "install it (Debian: apt-get install gcc-arm-none-eabi; macOS: brew install arm-none-eabi-gcc), "
+    "or pip install 'mnet-mcu[zig]' and compile with zig",
+    "zig": "pip install 'mnet-mcu[zig]'",
+    "gcc": "install it (Debian: apt-get install gcc)",
+    "clang": "install it (Debian: apt-get install clang)",
+    "cc": "install a C compiler (Debian: apt-get install gcc), or pip install 'mnet-mcu[zig]'",
+    "qemu-system-arm": "install it (Debian: apt-get install qemu-system-arm; macOS: brew install qemu); "
+    "without it programs run in Unicorn, which has no Cortex-M55",
+}
+
+
+def how_to_get(tool: str) -> str:
+    """Say in a clause how to install `tool`."""
+    return _HOW_TO_GET[tool]
+
+
+def version_of(command: Sequence[str]) -> str | None:
+    """Return the first line of what `command` prints, or None if it cannot run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (done.stdout.strip() or done.stderr.strip()).partition("\n")[0]
+
+
+def find_compiler(name: str) -> Compiler:
+    """Return the compiler `name`: "arm-none-eabi-gcc", "zig", "gcc", "clang", or "cc" for any that makes host programs.
+
+    Raises:
+        ToolError: it is not installed, or does not start; the message says how to get it.
+    """
+    if name == "cc":
+        for candidate in ("cc", "gcc", "clang"):
+            path = shutil.which(candidate)
+            version = version_of((path, "--version")) if path else None
+            if path and version is not None:
+                return Compiler(candidate, (path,), (path, "-x", "c++"), version)
+        try:
+            return find_compiler("zig")
+        except ToolError:
+            raise ToolError(f"there is no C compiler for this computer: {how_to_get('cc')}") from None
+    if name == "zig":
+        if importlib.util.find_spec("ziglang") is not None:
+            zig = (sys.executable, "-m", "ziglang")
+        else:
+            path = shutil.which("zig")
+            zig = (path,) if path else ()
+        version = version_of((*zig, "version")) if zig else None
+        if version is not None:
+            return Compiler(name, (*zig, "cc"), (*zig, "c++"), f"zig {version}")
+    elif name in _HOW_TO_GET:
+        path = shutil.which(name)
+        version = version_of((path, "--version")) if path else None
+        if path and version is not None:
+            return Compiler(name, (path,), (path, "-x", "c++"), version)
+    else:
+        raise ToolError(f"unknown compiler {name!r}; known are arm-none-eabi-gcc, zig, gcc, clang and cc")
+    raise ToolError(f"{name} is missing: {how_to_get(name)}")
+
+
+def model_name(folder: Path) -> str:
+    """Return NAME of a generated folder, from its NAME.plan.json.
+
+    Raises:
+        ToolError: it is not one.
+    """
+    plans = sorted(folder.glob("*.plan.json"))
+    if len(plans) != 1:
+        raise ToolError(
+            f"{folder} is not a folder that mnet codegen wrote: it holds {len(plans)} files *.plan.json, not one"
+        )
+    return plans[0].name.removesuffix(".plan.json")
+
+
+def _run(what: str, command: Sequence[str], cwd: Path | None = None) -> None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_COMPILE_SECONDS, cwd=cwd
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{what}: the compiler did not end within {_COMPILE_SECONDS} s") from None
+    except OSError as error:
+        raise ToolError(f"{what}: {command[0]} does not start ({error.strerror})") from None
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise ToolError(f"{what}: {Path(command[0]).name} failed\n" + "\n".join(f"  {line}" for line in lines[:12]))
+
+
+def _definitions(name: str, defines: Sequence[str]) -> tuple[str, ...]:
+    hook = (f"{name.upper()}_TRACE_FUNCTION=model_trace",) if set(defines) & set(TRACING) else ()
+    return tuple(f"-D{define}" for define in (*defines, *hook))
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(f"cannot make the folder {path} ({error.strerror})") from None
+
+
+def _compile(
+    compiler: Compiler, flags: Sequence[str], sources: Sequence[Path], out_dir: Path, suffix: str
+) -> list[Path]:
+    objects = []
+    for source in sources:
+        objects.append(out_dir / f"{source.stem}{suffix}")
+        command = (*compiler.command, *flags, "-c", str(source), "-o", str(objects[-1]))
+        _run(f"cannot compile {source.name} with {compiler.name}", command)
+    return objects
+
+
+def build_host(
+    folder: Path, defines: Sequence[str], out_dir: Path, sanitizers: bool = False, compiler: str = "cc"
+) -> Path:
+    """Compile a generated folder and the harness for this computer; return the program.
+
+    Args:
+        folder: what `mnet codegen` wrote.
+        defines: the harness's switches, for example ("MODEL_TRACE", "MODEL_POISON").
+        out_dir: where objects and program go; made if missing.
+        sanitizers: with AddressSanitizer and UndefinedBehaviorSanitizer, any finding ends the program.
+        compiler: a name that `find_compiler` knows.
+
+    Raises:
+        ToolError: no compiler, or it failed; its first lines follow the sentence.
+    """
+    found = find_compiler(compiler)
+    name = model_name(folder)
+    harness = resource_folder("firmware") / "harness"
+    _make_folder(out_dir)
+    flags = [*STRICT, *OPTIMIZE, f"-I{folder}", f"-I{harness}", *_definitions(name, defines)]
+    if sanitizers:
+        flags += _SANITIZE
+    objects = _compile(found, flags, sorted(folder.glob("*.c")), out_dir, ".model.o")
+    objects += _compile(found, flags, [harness / "main.c", harness / "io_host.c"], out_dir, ".o")
+    program = out_dir / name
+    link = (*found.command, *(flag for flag in _SANITIZE if sanitizers), *map(str, objects), "-o", str(program))
+    _run(f"cannot link {name} with {found.name}", link)
+    return program
+
+
+def build_target(
+    folder: Path, target: Target, defines: Sequence[str], compiler: str, out_dir: Path, board: str | None = None
+) -> Path:
+    """Compile a generated folder and the harness for an emulated board; return the ELF file, which names its board.
+
+    Args:
+        folder: what `mnet codegen` wrote.
+        target: the core whose instructions are compiled.
+        defines: the harness's switches, for example ("MODEL_TRACE", "MODEL_POISON").
+        compiler: "gcc" (arm-none-eabi-gcc) or "zig".
+        out_dir: where objects and ELF file go; made if missing.
+        board: one of firmware/boards; by default the first of `target.boards` that the program fits.
+
+    Raises:
+        ToolError: no compiler, it failed, or the program is too large for the board.
+    """
+    boards = (board,) if board else target.boards
+    if not boards:
+        raise ToolError(f"{target.name} has no emulated board: use build_host")
+    found = find_compiler("arm-none-eabi-gcc" if compiler == "gcc" else compiler)
+    name = model_name(folder)
+    firmware = resource_folder("firmware").resolve()
+    folder, out_dir = folder.resolve(), out_dir.resolve()
+    core = target.zig if found.name == "zig" else target.gcc
+    _make_folder(out_dir)
+    flags = (
+        *STRICT,
+        *OPTIMIZE,
+        *_BARE,
+        *core,
+        f"-I{folder}",
+        f"-I{firmware / 'harness'}",
+        *_definitions(name, defines),
+    )
+    objects = _compile(found, flags, sorted(folder.glob("*.c")), out_dir, ".model.o")
+    harness = [firmware / "harness" / f"{stem}.c" for stem in ("main", "io_semihosting", "freestanding")]
+    objects += _compile(found, flags, harness, out_dir, ".o")
+    for position, chosen in enumerate(boards):
+        start = _compile(found, (*flags, f'-DBOARD_NAME="{chosen}"'), [firmware / "boards" / "start.c"], out_dir, ".o")
+        elf = out_dir / f"{name}-{target.name}-{found.name}.elf"
+        scripts = ("-T", f"{chosen}.ld", "-Wl,--gc-sections")
+        library = () if found.name == "zig" else ("-nostdlib", "-lgcc")
+        link = (*found.command, *core, *OPTIMIZE, *scripts, *map(str, (*objects, *start)), *library, "-o", str(elf))
+        try:
+            # From the scripts' own folder, because zig hands no -L on, where lld would look for an INCLUDEd script.
+            _run(f"cannot link {name} for {chosen} with {found.name}", link, cwd=firmware / "boards")
+        except ToolError as error:
+            overflow = re.search(r"region [`'](\w+)'.*?overflowed by (\d+) bytes", str(error), re.DOTALL)
+            if overflow is None:
+                raise
+            if position + 1 < len(boards):
+                continue
+            raise ToolError(
+                f"{name} does not fit the board {chosen}: {int(overflow[2]):,} B too much for its {overflow[1]}"
+            ) from None
+        return elf
+    raise AssertionError("the loop returns or raises at the last board")
+
+
+def check_warnings(folder: Path, compiler: str, language: str = "c", core: Target | None = None) -> None:
+    """Compile each generated .c file under the strict flags and throw the result away.
+
+    Args:
+        folder: what `mnet codegen` wrote.
+        compiler: "gcc", "clang", "arm-none-eabi-gcc" or "zig".
+        language: "c" (C99) or "c++" (C++11).
+        core: which core, for compilers that make board code; by default the Cortex-M4. Zig makes host code without it.
+
+    Raises:
+        ToolError: the compiler is missing, or it said anything at all.
+    """
+    found = find_compiler(compiler)
+    core_flags: tuple[str, ...] = ()
+    if found.name == "arm-none-eabi-gcc":
+        core_flags = (*(core or find_target("cortex-m4")).gcc, *_BARE)
+    elif found.name == "zig" and core is not None:
+        core_flags = (*core.zig, *_BARE)
+    command, strict = (found.command, STRICT) if language == "c" else (found.command_cpp, STRICT_CPP)
+    for source in sorted(folder.glob("*.c")):
+        # Objects are thrown away; compiling for real, not -fsyntax-only, brings the warnings that need data flow.
+        full = (*command, *strict, *OPTIMIZE, *core_flags, f"-I{folder}", "-c", str(source), "-o", "/dev/null")
+        _run(f"{source.name} is not clean as {language} in {found.name}", full)
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A function or object of an ELF file."""
+
+    name: str
+    address: int
+    size: int  # bytes
+    section: str
+    is_function: bool
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the generated model in a linked ELF file, after the linker dropped what nothing uses; harness left out."""
+
+    code: int
+    constants: int  # weights, tables
+    data: int  # initialised RAM, which also takes flash; 0 for a generated model
+    bss: int  # cleared RAM; 0 for a generated model: its arena is the caller's
+    support: int  # the compiler's run-time routines (64-bit division and the like), for harness and model together
+
+    @property
+    def flash(self) -> int:
+        """What the model adds to flash, without `support`."""
+        return self.code + self.constants + self.data
+
+
+def _open_elf(elf: Path) -> ELFFile:
+    try:
+        return ELFFile.load_from_path(str(elf))
+    except (OSError, ELFError) as error:
+        raise ToolError(f"cannot read the ELF file {elf}: {error}") from None
+
+
+def symbols(elf: Path) -> tuple[Symbol, ...]:
+    """Return functions and objects of `elf`, by address; a function's address has its Thumb bit removed."""
+    with _open_elf(elf) as file:
+        names = [section.name for section in file.iter_sections()]
+        table = file.get_section_by_name(".symtab")
+        found = []
+        for symbol in table.iter_symbols() if table is not None else ():
+            kind, index = symbol["st_info"]["type"], symbol["st_shndx"]
+            if isinstance(index, int) and symbol.name and not symbol.name.startswith("$"):
+                is_function = kind == "STT_FUNC"
+                address = symbol["st_value"] & ~1 if is_function else symbol["st_value"]
+                found.append(Symbol(symbol.name, address, symbol["st_size"], names[index], is_function))
+    return tuple(sorted(found, key=lambda symbol: (symbol.address, symbol.name)))
+
+
+def sizes(elf: Path) -> Sizes:
+    """Return what the generated model takes in an ELF file of `build_target` or firmware/Makefile."""
+    with _open_elf(elf) as file:
+        of = {section.name: int(section["sh_size"]) for section in file.iter_sections()}
+    if ".model_code" not in of:
+        raise ToolError(f"{elf} was not linked with firmware/boards/sections.ld: its model's sections are missing")
+    at = {symbol.name: symbol.address for symbol in symbols(elf)}
+    return Sizes(
+        code=of[".model_code"],
+        constants=of.get(".model_constants", 0),
+        data=at["__model_data_end"] - at["__model_data_start"],
+        bss=at["__model_bss_end"] - at["__model_bss_start"],
+        support=of.get(".support", 0),
+    )
