@@ -1,6 +1,6 @@
 """Compilers: which are there, and how a generated folder and the harness become a program for the host or a board.
 
-Each build is one compiler command per file and one link, the same as `firmware/Makefile`'s; no state is kept between builds.
+Each build is one compiler command per file and one link, with `firmware/Makefile`'s flags; nothing is kept between builds.
 """
 
 import importlib.util
@@ -42,8 +42,8 @@ class Compiler:
 
 
 _HOW_TO_GET = {
-    "arm-none-eabi-gcc": "install it (Debian: apt-get install gcc-arm-none-eabi; macOS: brew install arm-none-eabi-gcc), "
-    "or pip install 'mnet-mcu[zig]' and compile with zig",
+    "arm-none-eabi-gcc": "install it (Debian: apt-get install gcc-arm-none-eabi; macOS: brew install "
+    "arm-none-eabi-gcc), or pip install 'mnet-mcu[zig]' and compile with zig",
     "zig": "pip install 'mnet-mcu[zig]'",
     "gcc": "install it (Debian: apt-get install gcc)",
     "clang": "install it (Debian: apt-get install clang)",
@@ -85,7 +85,7 @@ def find_compiler(name: str) -> Compiler:
             raise ToolError(f"there is no C compiler for this computer: {how_to_get('cc')}") from None
     if name == "zig":
         if importlib.util.find_spec("ziglang") is not None:
-            zig = (sys.executable, "-m", "ziglang")
+            zig: tuple[str, ...] = (sys.executable, "-m", "ziglang")
         else:
             path = shutil.which("zig")
             zig = (path,) if path else ()
@@ -280,7 +280,7 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of the generated model in a linked ELF file, after the linker dropped what nothing uses; harness left out."""
+    """Bytes of the generated model, without the harness, in an ELF file: what is left after unused parts were dropped."""
 
     code: int
     constants: int  # weights, tables

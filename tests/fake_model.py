@@ -1,6 +1,6 @@
-"""A folder as `mnet codegen` writes one, by hand and tiny: two kernels, five calls, so that harness and emulators have a subject.
+"""A folder as `mnet codegen` writes one, by hand and tiny, so that harness and emulators have a subject.
 
-Per row of 8 bytes, `widen` makes int16 values 3 * input + 1, `sum` adds them up and clamps: output[row] is the row's sum.
+Per row of 8 bytes `widen` makes int16 values 3 * input + 1, and `sum` adds them up, weighted, and clamps: output[row].
 """
 
 from pathlib import Path
@@ -146,7 +146,7 @@ static const struct model_box model_boxes[MODEL_BOXES] = {
 
 
 def write(folder: Path, name: str = "tiny", **changes: str) -> Path:
-    """Write the model to `folder`, each change replacing old=new texts given as {file key: text}; return the folder."""
+    """Write the model to `folder`, with other texts where `changes` has some, and return the folder."""
     texts = {
         "header": HEADER,
         "source": SOURCE,
