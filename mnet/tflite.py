@@ -246,14 +246,14 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def _activation_range(function: int, scale: float, zero_point: int) -> tuple[int, int] | None:
+def activation_range(function: int, scale: float, zero_point: int) -> tuple[int, int] | None:
     """Return the int8 range of a fused activation, or None if mnet does not know it.
 
     Source: TensorFlow Lite, kernels/kernel_util.cc, CalculateActivationRangeQuantized: round(bound / scale) in float32.
 
-    >>> _activation_range(schema.ActivationFunctionType.RELU6, 0.0235, -128)
+    >>> activation_range(schema.ActivationFunctionType.RELU6, 0.0235, -128)
     (-128, 127)
-    >>> _activation_range(schema.ActivationFunctionType.RELU_N1_TO_1, 0.02, 3)
+    >>> activation_range(schema.ActivationFunctionType.RELU_N1_TO_1, 0.02, 3)
     (-47, 53)
     """
 
@@ -273,12 +273,12 @@ def _activation_range(function: int, scale: float, zero_point: int) -> tuple[int
     return None
 
 
-def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """Return the pixels before and after for SAME padding; an odd one goes after.
 
     Source: TensorFlow Lite, kernels/padding.h, ComputePaddingWithOffset.
 
-    >>> _same_padding(96, 3, 2, 1)
+    >>> same_padding(96, 3, 2, 1)
     (0, 1)
     """
     count = -(-size // stride)
@@ -419,7 +419,7 @@ class _Importer:
 
     def fused(self, operator: _Operator, output: Tensor) -> tuple[int, int]:
         function = operator.options["FusedActivationFunction"]
-        found = _activation_range(function, output.scale, output.zero_point)
+        found = activation_range(function, output.scale, output.zero_point)
         if found is None:
             raise self.fail("has a fused activation other than RELU, RELU6 and RELU_N1_TO_1: use a layer of its own.")
         return found
@@ -437,8 +437,8 @@ class _Importer:
             return stride, dilation, (0, 0, 0, 0)
         if options["Padding"] != schema.Padding.SAME:
             raise self.fail(f"has padding mode {options['Padding']}, neither SAME nor VALID; the file is damaged.")
-        top, bottom = _same_padding(source.shape[0], kernel[0], stride[0], dilation[0])
-        left, right = _same_padding(source.shape[1], kernel[1], stride[1], dilation[1])
+        top, bottom = same_padding(source.shape[0], kernel[0], stride[0], dilation[0])
+        left, right = same_padding(source.shape[1], kernel[1], stride[1], dilation[1])
         return stride, dilation, (top, bottom, left, right)
 
     def same_quantization(self, source: Tensor, target: Tensor) -> None:

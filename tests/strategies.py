@@ -1,0 +1,166 @@
+"""Hypothesis strategies: small random Graphs for the importer, the golden model, the planner and every kernel."""
+
+from collections.abc import Collection
+
+import numpy as np
+from hypothesis import strategies as st
+
+from mnet.graph import Graph, Int8Array
+from tests.models import Builder
+
+KINDS = ("conv", "pointwise", "depthwise", "average_pool", "mean", "pad", "residual", "reshape", "dense", "softmax")
+
+_SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
+_CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
+_ZERO_POINTS = st.sampled_from((-128, -128, 0, 127, -127, 126, 3, -40))
+_ACTIVATIONS = st.sampled_from(("relu", "relu", "relu6", "none", "relu_n1_to_1"))
+_FILLS = st.sampled_from((1.0, 0.3, 1.5, 4.0))
+
+
+@st.composite
+def small_graphs(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_ops: int = 5) -> Graph:
+    """Draw a chain of one to `most_ops` links (a residual block is one link) of the given `kinds`.
+
+    Sizes are odd and even, down to 1 pixel and 1 channel; strides 1 to 3, also wider than the kernel; SAME and VALID;
+    dilations; depth multipliers; zero_points at both ends; outputs that saturate; dead channels.
+    """
+    shape = (draw(_SIZES), draw(_SIZES), draw(_CHANNELS))
+    scale = draw(st.sampled_from((1 / 128, 1 / 255, 0.1, 3.7)))
+    build = Builder(draw(st.integers(0, 2**32 - 1)), shape, scale=scale, zero_point=draw(_ZERO_POINTS))
+    x, flat = "input", False
+    for _ in range(draw(st.integers(1, most_ops))):
+        possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax")]
+        if not possible:
+            break
+        kind = draw(st.sampled_from(possible))
+        x = _link(draw, build, x, kind)
+        flat = flat or kind == "dense"
+        if kind == "softmax":
+            break
+    if x == "input":
+        x = build.reshape(x, shape)
+    return build.graph(x, "drawn")
+
+
+def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
+    height, width, channels = build.shape(x)
+    match kind:
+        case "conv" | "depthwise":
+            return _window(draw, build, x, kind)
+        case "pointwise":
+            stride = draw(st.sampled_from((1, 1, 1, 2)))
+            return build.conv(
+                x,
+                draw(_CHANNELS),
+                (1, 1),
+                (stride, stride),
+                activation=draw(_ACTIVATIONS),
+                zero_point=draw(_ZERO_POINTS),
+                fill=draw(_FILLS),
+                dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
+            )
+        case "average_pool":
+            kernel = (draw(st.integers(1, min(height, 4))), draw(st.integers(1, min(width, 4))))
+            if draw(st.booleans()):
+                kernel = (height, width)
+            stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+            activation = draw(st.sampled_from(("none", "none", "relu")))
+            return build.average_pool(x, kernel, stride, same=draw(st.booleans()), activation=activation)
+        case "mean":
+            return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
+        case "pad":
+            top, bottom, left, right = (draw(st.integers(0, 2)) for _ in range(4))
+            return build.pad(x, (top, bottom, left, right))
+        case "residual":
+            y = x
+            for _ in range(draw(st.integers(1, 2))):
+                y = _same_size(draw, build, y, channels)
+            if draw(st.integers(0, 3)) == 0:
+                x = _same_size(draw, build, x, channels)
+            first, second = (x, y) if draw(st.booleans()) else (y, x)
+            return build.add(
+                first,
+                second,
+                activation=draw(_ACTIVATIONS),
+                zero_point=draw(_ZERO_POINTS),
+                fill=draw(_FILLS),
+            )
+        case "reshape":
+            total = height * width * channels
+            return build.reshape(x, draw(st.sampled_from(((1, 1, total), (height * width, 1, channels)))))
+        case "dense":
+            return build.fully_connected(
+                x,
+                draw(_CHANNELS),
+                per_channel=draw(st.booleans()),
+                activation=draw(_ACTIVATIONS),
+                zero_point=draw(_ZERO_POINTS),
+                fill=draw(_FILLS),
+            )
+        case "softmax":
+            return build.softmax(x, beta=draw(st.sampled_from((1.0, 1.0, 0.5, 7.0))))
+    raise ValueError(f"no kind {kind!r}; there are {KINDS}")
+
+
+def _window(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
+    height, width, _ = build.shape(x)
+    kernel = draw(st.sampled_from(((3, 3), (3, 3), (1, 1), (2, 2), (1, 3), (5, 3), (4, 1))))
+    stride = draw(st.sampled_from(((1, 1), (1, 1), (2, 2), (2, 2), (1, 2), (3, 3))))
+    dilation = draw(st.sampled_from(((1, 1), (1, 1), (1, 1), (2, 2), (1, 3))))
+    reach = ((kernel[0] - 1) * dilation[0], (kernel[1] - 1) * dilation[1])
+    same = draw(st.booleans()) or reach[0] >= height or reach[1] >= width
+    activation, zero_point, fill = draw(_ACTIVATIONS), draw(_ZERO_POINTS), draw(_FILLS)
+    dead = draw(st.sampled_from((0.0, 0.0, 0.5)))
+    if kind == "conv":
+        return build.conv(
+            x,
+            draw(_CHANNELS),
+            kernel,
+            stride,
+            dilation,
+            same=same,
+            activation=activation,
+            zero_point=zero_point,
+            fill=fill,
+            dead=dead,
+        )
+    return build.depthwise(
+        x,
+        kernel,
+        stride,
+        dilation,
+        multiplier=draw(st.sampled_from((1, 1, 1, 2, 3))),
+        same=same,
+        activation=activation,
+        zero_point=zero_point,
+        fill=fill,
+        dead=dead,
+    )
+
+
+def _same_size(draw: st.DrawFn, build: Builder, x: str, channels: int) -> str:
+    """Add an op that keeps height and width, as a branch of a residual block needs."""
+    activation, zero_point = draw(_ACTIVATIONS), draw(_ZERO_POINTS)
+    if draw(st.booleans()) and build.shape(x)[2] == channels:
+        return build.depthwise(x, (3, 3), activation=activation, zero_point=zero_point)
+    kernel = draw(st.sampled_from(((1, 1), (3, 3))))
+    return build.conv(x, channels, kernel, activation=activation, zero_point=zero_point)
+
+
+def random_input(graph: Graph, seed: int, count: int = 1) -> Int8Array:
+    """Return int8 [count, height, width, channels] for `graph`: noise, smooth pictures and saturated ones in turn."""
+    random = np.random.default_rng(seed)
+    height, width, channels = shape = graph.tensors[graph.input].shape
+    made = np.empty((count, *shape), np.int8)
+    row, column, channel = np.mgrid[0:height, 0:width, 0:channels]
+    for number in range(count):
+        match (number + seed) % 4:
+            case 0 | 1:
+                made[number] = random.integers(-128, 128, shape)
+            case 2:
+                slope = random.uniform(-0.4, 0.4, 3)
+                wave = np.sin(row * slope[0] + column * slope[1] + channel * slope[2] + random.uniform(0, 6))
+                made[number] = np.clip(wave * random.uniform(20, 160) + random.uniform(-60, 60), -128, 127)
+            case _:
+                made[number] = random.choice(np.array([-128, 127], np.int8), shape if number % 2 else 1)
+    return made
