@@ -4,7 +4,11 @@
 cost tables all walk that one list. Names, order and shapes are those of keras.applications.MobileNet.
 """
 
+import contextlib
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, assert_never
@@ -274,13 +278,37 @@ def build(architecture: Architecture, initializer: Literal["glorot_uniform", "he
 
 
 def import_keras() -> Any:
-    """Import Keras on TensorFlow without the greeting that TensorFlow prints; takes seconds the first time."""
+    """Import Keras on TensorFlow without the lines that TensorFlow prints; takes seconds the first time."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    import keras
-
+    with quiet():
+        import keras
+        import tensorflow  # noqa: F401
     return keras
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what native code prints to stdout and stderr off the terminal; after an error, print it after all."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [(number, os.dup(number)) for number in (1, 2)]
+    with tempfile.TemporaryFile() as heard:
+        failed = True
+        try:
+            for number, _ in saved:
+                os.dup2(heard.fileno(), number)
+            yield
+            failed = False
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in saved:
+                os.dup2(copy, number)
+                os.close(copy)
+            if failed:
+                heard.seek(0)
+                sys.stderr.write(heard.read().decode(errors="replace"))
 
 
 def _strided(side: int, stride: int) -> int:

@@ -1,0 +1,125 @@
+"""How to train, as data: a recipe is a row, and the training loop reads it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from mnet.errors import MnetError
+
+
+class Normalization(Enum):
+    """How a byte becomes the network's real input. In int8 both are exactly byte - 128."""
+
+    UNIT = "x/255"
+    SYMMETRIC = "x/128 - 1"
+
+    @property
+    def scale(self) -> float:
+        """What one step of the int8 input is worth."""
+        return 1 / 255 if self is Normalization.UNIT else 1 / 128
+
+    @property
+    def zero_point(self) -> int:
+        """The int8 value that stands for 0.0."""
+        return -128 if self is Normalization.UNIT else 0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training image; the largest displacements, drawn anew for each image and epoch."""
+
+    flip: bool = False  # left to right, every other image
+    crop_padding: int = 0  # pixels: pad by reflection, then cut out a window of the old size
+    shift_fraction: float = 0.0  # of height and width, not in whole pixels; uncovered pixels repeat the nearest one
+
+
+@dataclass(frozen=True)
+class NesterovSgd:
+    """Stochastic gradient descent with Nesterov momentum; the rate warms up linearly, then falls as a half cosine."""
+
+    learning_rate: float  # the peak
+    momentum: float = 0.9
+    warm_up: float = 0.04  # of all steps
+    weight_decay: float = 5e-4  # of ordinary convolutions; not of depthwise kernels, normalisation and bias
+
+
+@dataclass(frozen=True)
+class Nadam:
+    """Nadam as Keras has it, at one rate throughout."""
+
+    learning_rate: float = 1e-3
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+
+Optimizer = NesterovSgd | Nadam
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that turns images into weights, except the images and the network."""
+
+    name: str
+    what: str
+    epochs: int
+    batch: int
+    optimizer: Optimizer
+    augmentation: Augmentation
+    normalization: Normalization
+    initializer: str  # of all kernels, by its Keras name
+    label_smoothing: float = 0.0
+    average_decay: float = 0.0  # of the moving average of the weights, per step; 0 uses the weights as they are
+    normalization_momentum: float = 0.99  # of the moving statistics of BatchNormalization, per step
+
+
+SEED = Recipe(
+    name="seed",
+    what="the recipe of the article that this project started from: Nadam, 200 epochs, shifts and flips",
+    epochs=200,
+    batch=32,
+    optimizer=Nadam(),
+    augmentation=Augmentation(flip=True, shift_fraction=0.1),
+    normalization=Normalization.UNIT,
+    initializer="glorot_uniform",
+)
+
+DEFAULT = Recipe(
+    name="default",
+    what="small nets, 30 to 300 epochs: SGD with warm-up and cosine, crops and flips, averaged weights",
+    epochs=60,
+    batch=128,
+    optimizer=NesterovSgd(learning_rate=0.25),
+    augmentation=Augmentation(flip=True, crop_padding=4),
+    normalization=Normalization.SYMMETRIC,
+    initializer="he_normal",
+    label_smoothing=0.05,
+    average_decay=0.9975,
+    normalization_momentum=0.97,
+)
+
+SAMPLE = Recipe(
+    name="sample",
+    what="about a minute on the bundled sample: small batches, few images",
+    epochs=30,
+    batch=64,
+    optimizer=NesterovSgd(learning_rate=0.1),
+    augmentation=Augmentation(flip=True, crop_padding=2),
+    normalization=Normalization.SYMMETRIC,
+    initializer="he_normal",
+    label_smoothing=0.05,
+    average_decay=0.99,
+    normalization_momentum=0.95,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE)}
+
+
+def recipe(name: str) -> Recipe:
+    """Return the recipe called `name`.
+
+    Raises:
+        MnetError: there is none.
+    """
+    if name not in RECIPES:
+        raise MnetError(f"--recipe {name} does not exist; choose from {', '.join(RECIPES)}.")
+    return RECIPES[name]
