@@ -1,6 +1,6 @@
 """Compilers: which are there, and how a generated folder and the harness become a program for the host or a board.
 
-Each build is one compiler command per file and one link, with `firmware/Makefile`'s flags; nothing is kept between builds.
+A build is one compiler command per file and one link, with `firmware/Makefile`'s flags; nothing is kept between builds.
 """
 
 import importlib.util
@@ -274,13 +274,13 @@ class Symbol:
     name: str
     address: int
     size: int  # bytes
-    section: str
+    section: str  # "" for a number that the linker script made
     is_function: bool
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of the generated model, without the harness, in an ELF file: what is left after unused parts were dropped."""
+    """Bytes of the generated model in a linked ELF file, without the harness and without what nothing uses."""
 
     code: int
     constants: int  # weights, tables
@@ -309,10 +309,11 @@ def symbols(elf: Path) -> tuple[Symbol, ...]:
         found = []
         for symbol in table.iter_symbols() if table is not None else ():
             kind, index = symbol["st_info"]["type"], symbol["st_shndx"]
-            if isinstance(index, int) and symbol.name and not symbol.name.startswith("$"):
+            if index != "SHN_UNDEF" and kind != "STT_FILE" and symbol.name and not symbol.name.startswith("$"):
                 is_function = kind == "STT_FUNC"
+                section = names[index] if isinstance(index, int) else ""
                 address = symbol["st_value"] & ~1 if is_function else symbol["st_value"]
-                found.append(Symbol(symbol.name, address, symbol["st_size"], names[index], is_function))
+                found.append(Symbol(symbol.name, address, symbol["st_size"], section, is_function))
     return tuple(sorted(found, key=lambda symbol: (symbol.address, symbol.name)))
 
 

@@ -9,9 +9,9 @@
  *   MODEL_TRACE   TRACE gets a record {uint16 entry, uint16 call, uint32 bytes, bytes...} after every traced call, and
  *                 {0xffff, index of the input, MODEL_OUTPUT_BYTES, the output} after every run, all little-endian
  *   MODEL_POISON  after every call each byte of the arena that holds nothing a later call may read becomes random
- *   MODEL_MARK    every call ends in model_trace, every run lies between model_begin and model_end, which do nothing:
- *                 addresses for whoever counts instructions
- * The first two and MODEL_MARK need the model compiled with -DNAME_TRACE_FUNCTION=model_trace.
+ *   MODEL_COUNT   every run lies between model_begin and model_end, which do nothing: addresses for whoever counts
+ *   MODEL_MARK    the same, and every call ends in model_trace, which does nothing but show its entry
+ * MODEL_TRACE, MODEL_POISON and MODEL_MARK need the model compiled with -DNAME_TRACE_FUNCTION=model_trace.
  */
 #include "io.h"
 
@@ -141,10 +141,27 @@ static void poison(uint32_t done)
 }
 #endif
 
-#if defined(MODEL_MARK)
-void model_trace(unsigned entry, unsigned call, const void *rows);
+#if defined(MODEL_MARK) && !defined(MODEL_COUNT)
+#define MODEL_COUNT
+#endif
+
+#if defined(MODEL_COUNT)
 void model_begin(void);
 void model_end(void);
+
+__attribute__((noinline)) void model_begin(void)
+{
+    __asm__ volatile("");
+}
+
+__attribute__((noinline)) void model_end(void)
+{
+    __asm__ volatile("");
+}
+#endif
+
+#if defined(MODEL_MARK)
+void model_trace(unsigned entry, unsigned call, const void *rows);
 
 /* An emulator that cannot show registers sees which byte is read here, and so which entry it was. */
 extern const volatile uint8_t model_marks[MODEL_ENTRIES];
@@ -155,16 +172,6 @@ __attribute__((noinline)) void model_trace(unsigned entry, unsigned call, const 
     (void)call;
     (void)rows;
     (void)model_marks[entry];
-}
-
-__attribute__((noinline)) void model_begin(void)
-{
-    __asm__ volatile("");
-}
-
-__attribute__((noinline)) void model_end(void)
-{
-    __asm__ volatile("");
 }
 #elif defined(MODEL_TRACE) || defined(MODEL_POISON)
 void model_trace(unsigned entry, unsigned call, const void *rows);
@@ -216,11 +223,11 @@ __attribute__((noinline)) static int measured_run(uint32_t *stack_bytes)
         *here = STACK_PAINT;
     }
 #endif
-#if defined(MODEL_MARK)
+#if defined(MODEL_COUNT)
     model_begin();
 #endif
     status = model_run(arena, input, output);
-#if defined(MODEL_MARK)
+#if defined(MODEL_COUNT)
     model_end();
 #endif
 #if defined(MEASURE_STACK)
