@@ -114,9 +114,12 @@ def softmax(x: Int8Array, how: SoftmaxArithmetic) -> Int8Array:
     exponentials = np.where(counts, exp_on_negative_values(scaled), 0)
     total = rounding_divide_by_power_of_two(exponentials, 12).sum(axis=-1, keepdims=True)
     scale, bits_over_unit = reciprocal(total, 12)
+    exponent = bits_over_unit + 31 - 8
     result = rounding_divide_by_power_of_two(
-        saturating_rounding_doubling_high_multiply(scale, exponentials), bits_over_unit + 31 - 8
+        saturating_rounding_doubling_high_multiply(scale, exponentials), np.minimum(exponent, 31)
     )
+    # From 512 equal classes on every share is below half a step. The runtimes stop the program there; 0 is the limit.
+    result = np.where(exponent > 31, 0, result)
     return np.where(counts, np.clip(result - 128, -128, 127), -128).astype(np.int8)
 
 

@@ -264,7 +264,8 @@ def mean(sums: npt.NDArray[np.integer], how: MeanArithmetic) -> Int8Array:
 class SoftmaxArithmetic:
     """The integers of one SOFTMAX: exp of ((q - largest q) << left_shift) * multiplier / 2**31, 26 fractional bits.
 
-    Differences below `difference_min` count as exp = 0 and give -128.
+    Differences below `difference_min` count as exp = 0 and give -128. Where the sum of the exponentials is 512 or more
+    every output is -128 (the runtimes stop the program there).
     """
 
     multiplier: int

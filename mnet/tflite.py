@@ -41,6 +41,7 @@ from mnet.oracle import accumulator_bound
 
 _LARGEST_FILE = 1 << 28
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
+_LONGEST_NAME = 1000  # bytes; also keeps searches in it short
 
 _OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 _TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
@@ -120,12 +121,12 @@ def _parse_tensor(model: Any, table: Any, index: int) -> _Tensor:
     quantization = table.Quantization()
     return _Tensor(
         index=index,
-        name=(table.Name() or b"").decode("utf-8", "replace"),
+        name=(table.Name() or b"")[:_LONGEST_NAME].decode("utf-8", "replace"),
         shape=_ints(table.ShapeAsNumpy(), 8),
         type=_TYPE_NAMES[table.Type()],
         data=data if len(data) else None,
-        scales=_vector(quantization.ScaleAsNumpy() if quantization else 0).astype(np.float32),
-        zero_points=_vector(quantization.ZeroPointAsNumpy() if quantization else 0).astype(np.int64),
+        scales=_vector(quantization.ScaleAsNumpy() if quantization else 0).astype(np.float32, copy=False),
+        zero_points=_vector(quantization.ZeroPointAsNumpy() if quantization else 0).astype(np.int64, copy=False),
         quantized_dimension=quantization.QuantizedDimension() if quantization else 0,
         sparse=table.Sparsity() is not None,
     )
@@ -241,7 +242,7 @@ def _op_names(operators: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    array = np.ascontiguousarray(array)
+    array = np.require(array, requirements=["C", "ALIGNED"])  # a view of the file where that will do
     array.flags.writeable = False
     return array
 
@@ -295,7 +296,10 @@ class _Importer:
         self.where = str(path)
         self.tensors: dict[int, Tensor] = {}
         used: set[str] = set()
-        self.names = [_unique(self._printable(tensor), used) for tensor in model.tensors]
+        self.names = []
+        for tensor in model.tensors:
+            name = self._printable(tensor)
+            self.names.append(_unique(f"{name}_{tensor.index}" if name in used else name, used))
         self.readers: Mapping[str, Callable[[_Operator, str], Op]] = {
             "CONV_2D": self._conv_2d,
             "DEPTHWISE_CONV_2D": self._depthwise_conv_2d,
@@ -376,7 +380,9 @@ class _Importer:
             tensor.data
         ):
             raise self.fail(f'{what} "{name}" has shape {list(tensor.shape)} but {len(tensor.data)} bytes.')
-        return _read_only(tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype))
+        return _read_only(
+            tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype, copy=False)
+        )
 
     def weights(self, tensor: _Tensor, rank: int, axis: int) -> tuple[Int8Array, npt.NDArray[np.float64]]:
         """Return int8 weights and one scale per channel of `axis`."""
@@ -385,7 +391,8 @@ class _Importer:
         if weights.ndim != rank or not weights.size:
             raise self.fail(f'weights "{name}" have shape {list(weights.shape)}, {rank} dimensions are needed.')
         channels = weights.shape[axis]
-        scales = tensor.scales.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a damaged file may hold signalling NaNs
+            scales = tensor.scales.astype(np.float64)
         if len(scales) not in (1, channels) or (len(scales) > 1 and tensor.quantized_dimension != axis):
             raise self.fail(
                 f'weights "{name}" have {len(scales)} scales along dimension {tensor.quantized_dimension}; '
@@ -538,6 +545,9 @@ class _Importer:
                 f"takes the mean over the axes {sorted(axes)} of {list(tensor.shape)}: only the mean over all rows and "
                 "columns (GlobalAveragePooling2D) is supported."
             )
+        # |sum of count values| <= 255 * count, and the reference kernel's int32 also holds its product with the scales
+        if 255 * source.shape[0] * source.shape[1] >= 1 << 31 or 512 * source.scale >= (1 << 31) * target.scale:
+            raise self.fail("its int32 sums can overflow: use a smaller image, or quantize the model again.")
         return Mean(name, source.name, target.name)
 
     def _add(self, operator: _Operator, name: str) -> Op:
@@ -610,7 +620,10 @@ class _Importer:
             ops.append(self.readers[operator.kind](operator, op_name))
         by_name = {tensor.name: tensor for tensor in self.tensors.values()}
         source, target = self.names[model.inputs[0]], self.names[model.outputs[0]]
-        check_graph(Graph(name, by_name, tuple(ops), source, target, model_hash))
+        try:
+            check_graph(Graph(name, by_name, tuple(ops), source, target, model_hash))
+        except ModelError as error:
+            raise ModelError(f"{self.path} contradicts itself: {error}. Make or fetch it again.") from error
         needed = {target}
         for op in reversed(ops):  # what nobody reads is left out
             needed |= set(inputs_of(op)) if op.output in needed else set()

@@ -1,7 +1,7 @@
 """Small networks for tests: a builder of Graphs, three fixed ones, and a writer that makes .tflite files of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, assert_never
 
@@ -101,7 +101,8 @@ class Builder:
         bias = self.random.integers(-spread, spread + 1, op.bias.shape).astype(np.int32)
         op = replace(op, bias=_frozen(bias))
         real = golden.accumulate(op, graph, self.values[op.input]) * (self.tensors[op.input].scale * op.weight_scales)
-        scale = _float32(max(float(np.abs(real).max(initial=0)), 1e-3) / (127 * fill))
+        finest = self.tensors[op.input].scale * float(op.weight_scales.max()) / 8  # keeps multipliers sensible
+        scale = _float32(max(float(np.abs(real).max(initial=0)) / (127 * fill), finest))
         chosen = activation_range(ACTIVATIONS[activation], scale, zero_point)
         assert chosen is not None
         return self._append(replace(op, activation=chosen), Tensor(op.output, shape, scale, zero_point))
@@ -210,7 +211,8 @@ class Builder:
         """Add an ADD."""
         sources, name = (self.tensors[first], self.tensors[second]), self._name("add")
         real = sum((self.values[t.name].astype(np.int32) - t.zero_point) * t.scale for t in sources)
-        scale = _float32(max(float(np.abs(real).max(initial=0)), 1e-3) / (127 * fill))
+        finest = max(tensor.scale for tensor in sources) / 8
+        scale = _float32(max(float(np.abs(real).max(initial=0)) / (127 * fill), finest))
         chosen = activation_range(ACTIVATIONS[activation], scale, zero_point)
         assert chosen is not None
         op = Add(name, (first, second), f"{name}_out", chosen)
@@ -326,7 +328,6 @@ def serialise(graph: Graph) -> bytes:
     Raises:
         ValueError: a padding or an activation range has no name in the format.
     """
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as objects
 
     buffers = [objects.BufferT()]
@@ -453,6 +454,21 @@ def serialise(graph: Graph) -> bytes:
         model.operatorCodes.append(code)
     subgraph.name, subgraph.tensors, subgraph.operators = graph.name, tensors, operators
     subgraph.inputs, subgraph.outputs = [numbers[graph.input]], [numbers[graph.output]]
+    return _packed(model)
+
+
+def _packed(model: Any) -> bytes:
+    import flatbuffers
+
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def edited(data: bytes, change: Callable[[Any], None]) -> bytes:
+    """Return a .tflite file after `change` had its way with the schema's ModelT."""
+    from ai_edge_litert import schema_py_generated as objects
+
+    model = objects.ModelT.InitFromPackedBuf(data, 0)
+    change(model)
+    return _packed(model)

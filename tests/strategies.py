@@ -30,6 +30,8 @@ def small_graphs(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_ops: int 
     x, flat = "input", False
     for _ in range(draw(st.integers(1, most_ops))):
         possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax")]
+        if build.shape(x)[2] >= 512:  # LiteRT stops the program where 512 classes are equal
+            possible = [kind for kind in possible if kind != "softmax"]
         if not possible:
             break
         kind = draw(st.sampled_from(possible))
