@@ -190,9 +190,9 @@ class RequantizationView:
         return {"fast": 1, "shifts": 3}.get(self.form, 2)
 
     @property
-    def scale(self) -> int:
-        """Return what the first step wants the accumulator multiplied by."""
-        return {"fast": 256, "shifts": 2}.get(self.form, 1)
+    def own_steps(self) -> bool:
+        """Return whether the form follows the runtime's source, step by step."""
+        return self.form in ("double", "single", "real")
 
 
 @dataclass(frozen=True, eq=False)

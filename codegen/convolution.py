@@ -1,0 +1,199 @@
+"""Convolutions for cores with DSP instructions: what the text of `convolution_dsp` depends on, and its constants.
+
+The kernel makes two pixels of four output channels at a time. Two int8 weights share a 16-bit lane,
+
+    lane = w[c] + 256 * w[c + 1]
+
+and a word has two lanes, of two neighbouring taps. SMLAD on the word as it is sums D + 256 * E, of the accumulators D
+of channel c and E of channel c + 1; SXTB16 leaves w[c], for D alone; the difference is 256 * E, exactly, modulo 2**32.
+That takes as long as 16-bit weights would, with half the flash.
+
+A kernel row of the window is a run of kernel_width * stored_channels neighbouring int16 values, read in pairs; a zero
+weight meets what lies behind an odd run. A fully connected layer is one run over its whole input.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from codegen.call import Call
+from codegen.layout import WIDE16
+from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
+from mnet.graph import Conv2D, FullyConnected, Graph, Int8Array, Op
+
+BLOCK = 4  # output channels
+MAX_KERNEL_HEIGHT = 10  # row pointers are kept in s0..s9
+STRAIGHT_PAIRS = 64  # words of taps that are unrolled without a loop, two pixels at a time
+LOOP_PAIRS = 32  # at most, in the body of a loop
+SINGLE_PAIRS = 16  # at most, in the loop for the last pixel of an odd row
+LARGEST_OFFSET = 4095  # of a load or a store
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The taps of one kernel row: `count` times `pairs` words, then `rest` words."""
+
+    pairs: int
+    count: int
+    rest: int
+
+
+def _loop(pairs: int, most: int) -> Loop:
+    """Return the split of `pairs` words that has the fewest rounds of at most `most` words, and the shortest rest.
+
+    >>> _loop(96, 32), _loop(70, 32)
+    (Loop(pairs=32, count=3, rest=0), Loop(pairs=23, count=3, rest=1))
+    """
+    count = -(-pairs // most)
+    return Loop(pairs // count, count, pairs % count)
+
+
+@dataclass(frozen=True)
+class ConvolutionView:
+    """Everything that the text of a convolution depends on. Distances are in bytes, from the start of a row's slot."""
+
+    kernel_height: int
+    pairs: int  # words of two taps in a kernel row
+    rows: int  # output rows of one call; more than 1 only with a kernel of one row
+    pixels: int  # of an output row, or of all of them where the rows follow each other without gaps
+    groups: int  # of four output channels
+    input_first: int  # the first window
+    input_pixel: int  # from window to window
+    input_row: int
+    output_first: int
+    output_pixel: int
+    output_channel: int
+    output_row: int
+    output_offset: int  # subtracted from quantized + 128
+    requantization: RequantizationView
+
+    @property
+    def planar(self) -> bool:
+        """Return whether the pixels of a channel are neighbours in the output, not the channels of a pixel."""
+        return self.output_pixel == WIDE16.element_bytes and self.output_channel > WIDE16.element_bytes
+
+    @property
+    def group_words(self) -> int:
+        """Return the constants of four output channels."""
+        return BLOCK + 2 * self.kernel_height * self.pairs + self._tail_words
+
+    @property
+    def _tail_words(self) -> int:
+        return 6 if self.requantization.form == "fast" else BLOCK * self.requantization.words
+
+    @property
+    def assembly(self) -> bool:
+        """Return whether there is an assembly body; else the C body serves every core."""
+        return self.requantization.form in ("fast", "shifts") and self.kernel_height <= MAX_KERNEL_HEIGHT
+
+
+def _weights(op: Op) -> Int8Array:
+    """Return int8 [channels_out, kernel_height, run, channels_in]."""
+    if isinstance(op, FullyConnected):
+        return op.weights[:, None, None, :]
+    assert isinstance(op, Conv2D)
+    return op.weights
+
+
+def convolution_accepts(op: Op, graph: Graph) -> str | None:
+    """Return None if the kernel can compute `op`, or why it cannot."""
+    del graph
+    if not isinstance(op, Conv2D | FullyConnected):
+        return "not a convolution"
+    if isinstance(op, Conv2D):
+        if op.dilation != (1, 1):
+            return f"the dilation is {op.dilation[0]}x{op.dilation[1]}, not 1x1"
+        if op.weights.shape[1] > MAX_KERNEL_HEIGHT:
+            return f"the kernel has {op.weights.shape[1]} rows, more than {MAX_KERNEL_HEIGHT}"
+    weights = _weights(op).astype(np.int64)
+    paired = weights[: len(weights) // 2 * 2]
+    if ((paired[1::2] == -128) & (paired[0::2] < 0)).any():
+        return "a weight of -128 does not fit beside a negative one in a 16-bit lane"
+    return None
+
+
+def _requantizer(call: Call) -> Requantizer:
+    assert call.requantization is not None
+    return requantizer(call.requantization, *accumulator_range(call))
+
+
+def convolution_view(call: Call) -> ConvolutionView:
+    """Return what the text depends on. Input wide16; output wide16 or planar16; for several rows a kernel of one row.
+
+    rows[0 .. kernel_height - 1] are the rows of the window, rows[kernel_height] is the first output row.
+    """
+    op, source, target = call.op, call.inputs[0], call.output
+    assert source.layout is WIDE16 and target.layout.element_bytes == 2 and target.stored_channels % BLOCK == 0
+    height, width, row = 1, 1, (0, 0)
+    if isinstance(op, FullyConnected):
+        assert source.contiguous or (source.height == 1 and source.left == 0)
+        taps, first, pixel = source.height * source.width * source.stored_channels, 0, 0
+    else:
+        assert isinstance(op, Conv2D)
+        height, width = int(op.weights.shape[1]), target.width
+        assert call.rows == 1 or height == 1
+        taps = int(op.weights.shape[2]) * source.stored_channels
+        first, pixel = (source.left - op.padding[2]) * source.pixel_bytes, op.stride[1] * source.pixel_bytes
+        assert first >= 0
+        row = op.stride[0] * source.slot_bytes, target.slot_bytes
+    rows = call.rows
+    if row == (width * pixel, width * target.pixel_bytes) and source.contiguous and target.contiguous:
+        rows, width, row = 1, rows * width, (0, 0)  # rows without gaps are one long row
+    return ConvolutionView(
+        kernel_height=height,
+        pairs=(taps + 1) // 2,
+        rows=rows,
+        pixels=width,
+        groups=target.stored_channels // BLOCK,
+        input_first=first,
+        input_pixel=pixel,
+        input_row=row[0],
+        output_first=target.left * target.pixel_bytes,
+        output_pixel=target.pixel_bytes,
+        output_channel=target.channel_bytes,
+        output_row=row[1],
+        output_offset=target.offset + 128,
+        requantization=_requantizer(call).view,
+    )
+
+
+def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int, ...]:
+    """Return the constants in the order in which the kernel reads them; a convolution has one phase only.
+
+    For each group of four output channels c..c+3:
+        4 words: bias of c; bias of c and 256 * bias of c+1, with the addend of c+1; the same for c+2 and c+3
+        2 words for each pair of taps, rows outermost: lanes of c and c+1, lanes of c+2 and c+3
+        fast: addend of c, multipliers of c and c+1; the same for c+2 and c+3. Other forms: the words of each channel.
+    In the runtimes' own steps every bias stands for itself.
+    """
+    assert phase == 0
+    op, source = call.op, call.inputs[0]
+    assert isinstance(op, Conv2D | FullyConnected)
+    how = _requantizer(call)
+    channels, groups = len(op.bias), view.groups
+    stored = np.zeros((groups * BLOCK, view.kernel_height, 2 * view.pairs), np.int64)
+    pixels = _weights(op).astype(np.int64).reshape(channels, view.kernel_height, -1, source.tensor.shape[2])
+    pixels[how.constant] = 0
+    pixels = np.pad(pixels, ((0, 0), (0, 0), (0, 0), (0, source.stored_channels - source.tensor.shape[2])))
+    taps = pixels.reshape(channels, view.kernel_height, -1)
+    stored[:channels, :, : taps.shape[2]] = taps
+
+    # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
+    folded = op.bias - (source.tensor.zero_point - source.offset) * taps.sum((1, 2))
+    bias, delta = np.zeros(len(stored), np.int64), np.zeros(len(stored), np.int64)
+    bias[:channels], delta[:channels] = how.bias(folded), how.delta
+    if not view.requantization.own_steps:
+        bias[1::2] = bias[0::2] + 256 * bias[1::2] + delta[1::2]
+    words = np.zeros((len(stored), view.requantization.words), np.int64)
+    words[:channels] = how.words
+    if view.requantization.form == "fast":
+        words = np.stack([delta[0::2], words[0::2, 0], words[1::2, 0]], 1)
+
+    lanes = stored[0::2] + 256 * stored[1::2]
+    assert lanes.min(initial=0) >= -(1 << 15) and lanes.max(initial=0) < 1 << 15
+    pairs = (lanes[..., 0::2] & 0xFFFF) | (lanes[..., 1::2] & 0xFFFF) << 16
+    pairs = pairs.reshape(groups, 2, -1).transpose(0, 2, 1)
+    rows = [part.reshape(groups, -1) for part in (bias, pairs, words)]
+    packed = np.concatenate(rows, 1) & 0xFFFFFFFF
+    assert packed.shape[1] == view.group_words
+    return tuple(int(word) for word in packed.ravel())
