@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from codegen.layout import Storage
 from mnet.graph import Op
-from mnet.oracle import Requantization
+from mnet.oracle import AddArithmetic, MeanArithmetic, Requantization, SoftmaxArithmetic
+
+Arithmetic = AddArithmetic | MeanArithmetic | SoftmaxArithmetic
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,3 +18,5 @@ class Call:
     output: Storage
     rows: int  # output rows of one call: 1, or the height of the output
     requantization: Requantization | None  # of convolutions and fully connected layers
+    arithmetic: Arithmetic | None = None  # the integers of the other ops, where the oracle derives some
+    pooled: int = 0  # pixels that the average over whole channels is taken of

@@ -1,0 +1,248 @@
+"""Plan → {file name: text} through Jinja. Choices and arithmetic are made here; the templates only loop and print.
+
+Writing is separate: see `write_folder`.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from codegen.plan import TAKE, Plan
+from mnet.errors import PlanError
+from mnet.graph import Graph, macs_of
+from mnet.resources import folder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the banner of the generated files says about where they come from. No dates, no paths."""
+
+    command: str  # that makes the files again
+    version: str  # of mnet
+    labels: tuple[str, ...] = ()  # of the classes, for the header
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder("templates")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["words"] = _words
+    environment.filters["numbers"] = _numbers
+    return environment
+
+
+def _words(values: tuple[int, ...]) -> str:
+    """Return 32-bit words in columns, the index of each line's first word beside it."""
+    lines = []
+    for start in range(0, len(values), 8):
+        row = ", ".join(f"0x{value:08x}" for value in values[start : start + 8])
+        lines.append(f"    /* {start:5} */ {row},")
+    return "\n".join(lines)
+
+
+def _numbers(values: list[Any], columns: int = 16) -> str:
+    """Return numbers or names in columns."""
+    lines = []
+    for start in range(0, len(values), columns):
+        lines.append("    " + ", ".join(str(value) for value in values[start : start + columns]) + ",")
+    return "\n".join(lines)
+
+
+def _narrowest(largest: int) -> str:
+    """Return the smallest unsigned C type that holds `largest`."""
+    for bits in (8, 16):
+        if largest < 1 << bits:
+            return f"uint{bits}_t"
+    return "uint32_t"
+
+
+def _layer_table(graph: Graph, plan: Plan) -> list[str]:
+    lines = []
+    for op in plan.ops:
+        shape = "x".join(map(str, op.call.output.tensor.shape))
+        macs = macs_of(graph, op.call.op) if not op.kernel.consumes_rows else 0
+        storage = plan.storage[op.output]
+        rows = "whole" if storage.whole else f"{storage.slots} rows"
+        lines.append(
+            f"{op.name:<24} {shape:>12} {macs:>9} MACs  {op.kernel.family:<16} "
+            f"arena + {plan.buffer(op.output).offset:<6} {storage.buffer_bytes:>6} B  {storage.layout.name}, {rows}"
+        )
+    return lines
+
+
+def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
+    """Return everything that the templates print."""
+    graph = plan.graph
+    source, target = graph.tensors[graph.input], graph.tensors[graph.output]
+    output = plan.storage[graph.output]
+    take = len(plan.entries)
+    codes = [take if step == TAKE else step for step in plan.schedule]
+    labels = [*(f"{entry.label.upper()}_STEP" for entry in plan.entries), "TAKE_ROW"]
+    calls = [codes.count(number) for number in range(take)]
+    functions: dict[str, Any] = {op.symbol: op for op in plan.ops}
+    state_counters = _narrowest(max(calls, default=0))
+    counter_bytes = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4}[state_counters]
+    state_bytes = (8 + take * counter_bytes + 3) // 4 * 4
+    image = next((buffer for buffer in plan.buffers if buffer.tensor == "image"), None)
+    return {
+        "name": graph.name,
+        "NAME": graph.name.upper(),
+        "origin": origin,
+        "plan": plan,
+        "mode": plan.input_mode,
+        "source": source,
+        "target": target,
+        "input": plan.storage[graph.input],
+        "input_bytes": source.shape[0] * source.shape[1] * source.shape[2],
+        "input_row_bytes": source.shape[1] * source.shape[2],
+        "output": output,
+        "output_bytes": target.shape[0] * target.shape[1] * target.shape[2],
+        "output_offset": plan.buffer(graph.output).offset,
+        "image_offset": image.offset if image else 0,
+        "layers": _layer_table(graph, plan),
+        "functions": functions,
+        "entries": plan.entries,
+        "pointers": max((entry.inputs for entry in plan.entries), default=1) + 1,
+        "take": take,
+        "codes": codes,
+        "step_labels": [*(labels[code] for code in codes), "END"],
+        "row_words": [address // 4 for address in plan.row_address],
+        "row_type": _narrowest(max(address // 4 for address in plan.row_address)),
+        "step_type": _narrowest(take + 1),
+        "index_type": _narrowest(len(plan.row_address)),
+        "input_step_type": _narrowest(max((entry.input_step for entry in plan.entries), default=0)),
+        "output_step_type": _narrowest(max((entry.output_step for entry in plan.entries), default=0)),
+        "counter_type": state_counters,
+        "state_bytes": state_bytes,
+        "rows_bytes": plan.rows_bytes,
+        "arena_bytes": plan.rows_bytes + state_bytes,
+        "trace_bytes": _trace_bytes(plan),
+    }
+
+
+def _trace_bytes(plan: Plan) -> list[int]:
+    """Return for each entry, and last for taking a row, the bytes from the traced pointer that hold its rows."""
+    spans = [
+        plan.storage[entry.tensor].span_bytes(entry.rows) if entry.rows else 0
+        for entry in plan.entries
+    ]
+    return [*spans, plan.storage[plan.graph.input].span_bytes(1)]
+
+
+def plan_json(plan: Plan) -> str:
+    """Return the plan as JSON: what runs when, where rows lie, how to read a traced row."""
+    document = {
+        "name": plan.graph.name,
+        "model_hash": plan.graph.model_hash,
+        "target": plan.target.name,
+        "oracle": plan.oracle.name,
+        "input_mode": plan.input_mode,
+        "arena_rows_bytes": plan.rows_bytes,
+        "live_bytes": plan.live_bytes,
+        "steps": len(plan.schedule),
+        "tensors": {
+            name: {
+                "shape": list(storage.tensor.shape),
+                "layout": storage.layout.name,
+                "offset": storage.offset,
+                "slots": storage.slots,
+                "slot_bytes": storage.slot_bytes,
+                "padding": [storage.top, storage.bottom, storage.left, storage.right],
+                "stored_channels": storage.stored_channels,
+            }
+            for name, storage in plan.storage.items()
+        },
+        "buffers": [
+            {"tensor": b.tensor, "offset": b.offset, "bytes": b.size, "birth": b.birth, "death": b.death}
+            for b in plan.buffers
+        ],
+        "entries": [
+            {
+                "label": entry.label,
+                "function": entry.symbol,
+                "op": entry.op,
+                "tensor": entry.tensor,
+                "first_row": entry.first_row,
+                "row_step": entry.row_step,
+                "rows": entry.rows,
+            }
+            for entry in plan.entries
+        ],
+        "schedule": list(plan.schedule),
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def emit(plan: Plan, origin: Origin) -> dict[str, str]:
+    """Return the generated files by their path inside the folder.
+
+    The same plan and origin give the same bytes.
+    """
+    environment = _environment()
+    view = _view(plan, origin)
+    name = plan.graph.name
+    files = {
+        f"{name}.h": "files/model.h.j2",
+        f"{name}.c": "files/model.c.j2",
+        f"{name}_weights.h": "files/weights.h.j2",
+        f"{name}_weights.c": "files/weights.c.j2",
+        f"{name}_instructions.h": "files/instructions.h.j2",
+        "test/model.h": "files/test_model.h.j2",
+        "test/test.c": "files/test.c.j2",
+        "test/Makefile": "files/test_Makefile.j2",
+        "Makefile": "files/Makefile.j2",
+    }
+    kernels = [
+        environment.get_template(f"kernels/{op.kernel.template}").render(
+            name=name, NAME=name.upper(), symbol=symbol, v=op.view
+        )
+        for symbol, op in view["functions"].items()
+    ]
+    texts = {path: environment.get_template(source).render(view | {"kernels": kernels}) for path, source in files.items()}
+    texts[f"{name}.plan.json"] = plan_json(plan)
+    return texts
+
+
+def write_folder(path: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write the files of a generated folder: all of them, or none.
+
+    They are made in a temporary folder beside it, which then takes its place. An older generated folder is replaced;
+    anything else at that place is left alone.
+
+    Raises:
+        PlanError: the place is taken by something else, or cannot be written.
+    """
+    path = path.absolute()
+    try:
+        if path.exists() and not path.is_dir():
+            raise PlanError(f"{path} is a file: choose another folder with -o")
+        if path.is_dir() and any(path.iterdir()) and not list(path.glob("*.plan.json")):
+            raise PlanError(f"{path} holds other files than generated ones: choose an empty folder with -o")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise PlanError(f"{path} cannot be written ({error.strerror}): choose another folder with -o") from error
+    try:
+        for name, content in files.items():
+            file = temporary / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise PlanError(f"{path} cannot be written ({error.strerror}): choose another folder with -o") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,279 @@
+"""The table of kernels: a row says which ops a kernel accepts, how its tensors must lie, and where its C text is.
+
+To add a kernel: a row here, a template in templates/kernels, and a view (what the text depends on) with a packer.
+The first row that accepts an op gets it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from codegen import convolution, depthwise, plain
+from codegen.call import Call
+from codegen.layout import PLANAR16, SUMS32, WIDE8, WIDE16, Layout
+from codegen.simplify import is_global
+from codegen.targets import Target
+from mnet.graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Graph,
+    Mean,
+    Op,
+    Pad,
+    Reshape,
+    Softmax,
+    inputs_of,
+)
+
+Padding = tuple[int, int, int, int]  # top, bottom, left, right
+NO_PADDING: Padding = (0, 0, 0, 0)
+
+
+def wide(target: Target) -> Layout:
+    """Return the interleaved layout of a target: 16 bits where SMLAD reads pairs, bytes elsewhere."""
+    return WIDE16 if target.dsp else WIDE8
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a kernel asks of the storage of its inputs."""
+
+    layout: Layout
+    padding: Padding = NO_PADDING  # that must be present in memory
+    slack_bytes: int = 0
+    whole: bool = False  # reads the whole tensor in one call
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One row of the table."""
+
+    family: str
+    template: str  # of templates/kernels
+    accepts: Callable[[Op, Graph, Target], str | None]  # None, or why not
+    writes: frozenset[str]  # names of layouts
+    needs: Callable[[Op, Graph, Target], Needs]
+    view: Callable[[Call], Any]
+    pack: Callable[[Call, Any, int], tuple[int, ...]]
+    whole_layer: Callable[[Op, Graph], bool] = lambda op, graph: False  # makes all rows in one call
+    consumes_rows: bool = False  # one call per input row; the output is complete after the last
+    ring_of_window: bool = False  # one pointer: the input is a ring of exactly the window's height, or stored whole
+    pointers: Callable[[Call], int] = lambda call: 1  # row pointers for each input
+
+    def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
+        """Return the first and last row of input `which` that call `number` reads; rows outside the tensor are padding."""
+        op, source = call.op, call.inputs[which]
+        if self.consumes_rows:
+            return number, number
+        first_out, last_out = number * call.rows, number * call.rows + call.rows - 1
+        match op:
+            case Conv2D() | DepthwiseConv2D():
+                height = op.weights.shape[1] if isinstance(op, Conv2D) else op.weights.shape[0]
+                first = first_out * op.stride[0] - op.padding[0]
+                last = last_out * op.stride[0] - op.padding[0] + (height - 1) * op.dilation[0]
+                if call.rows == call.output.height and call.rows > 1:  # a whole layer knows its edges
+                    return max(first, 0), min(last, source.height - 1)
+                return first, last
+            case Add():
+                return first_out, last_out
+            case _:
+                return 0, source.height - 1
+
+
+_ANY = frozenset({"wide16", "wide8", "planar16"})
+
+
+def _window_pointers(call: Call) -> int:
+    """Return one pointer for each row of the window."""
+    match call.op:
+        case Conv2D() | DepthwiseConv2D():
+            height = call.op.weights.shape[1] if isinstance(call.op, Conv2D) else call.op.weights.shape[0]
+            return 1 if call.rows > 1 else (int(height) - 1) * call.op.dilation[0] + 1
+        case FullyConnected():
+            return call.inputs[0].height
+        case _:
+            return 1
+
+
+def _only(*kinds: type) -> Callable[[Op, Graph, Target], str | None]:
+    def accepts(op: Op, graph: Graph, target: Target) -> str | None:
+        return None if isinstance(op, kinds) else f"not {' or '.join(kind.__name__ for kind in kinds)}"
+
+    return accepts
+
+
+def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
+    if not isinstance(op, Conv2D | FullyConnected):
+        return "not a convolution"
+    height, width, channels = graph.tensors[op.input].shape
+    if isinstance(op, FullyConnected) and height * width > 1 and channels % 4:
+        return "pixels of the input do not follow each other"
+    return convolution.convolution_accepts(op, graph) if target.dsp else "no DSP instructions"
+
+
+def _depthwise_dsp(op: Op, graph: Graph, target: Target) -> str | None:
+    if not isinstance(op, DepthwiseConv2D):
+        return "not a depthwise convolution"
+    return depthwise.depthwise_accepts(op, graph) if target.dsp else "no DSP instructions"
+
+
+def _pools_channels(op: Op, graph: Graph, target: Target) -> str | None:
+    if isinstance(op, AveragePool2D | Mean) and is_global(op, graph):
+        return None
+    return "not an average over whole channels"
+
+
+def _padding_of(op: Op) -> Padding:
+    return op.padding if isinstance(op, Conv2D | DepthwiseConv2D) else NO_PADDING
+
+
+def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
+    if isinstance(op, FullyConnected):
+        return Needs(wide(target), whole=True)
+    assert isinstance(op, Conv2D)
+    # A window of an odd number of 16-bit taps is read in pairs, one value over its end. A pointwise kernel that takes the
+    # whole layer at once sees rows without gaps, so it reads over the end of the buffer's last row only.
+    odd = target.dsp and op.weights.shape[2] * op.weights.shape[3] % 2 == 1
+    return Needs(wide(target), op.padding, slack_bytes=2 if odd else 0)
+
+
+def _depthwise_needs(op: Op, graph: Graph, target: Target) -> Needs:
+    top, bottom, _, _ = _padding_of(op)
+    if is_small(op, graph):
+        top, bottom = 0, 0
+    return Needs(PLANAR16, (top, bottom, 0, 0))
+
+
+def is_small(op: Op, graph: Graph) -> bool:
+    """Return whether the maps of `op` are small enough for a whole-layer call to be unrolled, and stored whole."""
+    shapes = [graph.tensors[name].shape for name in (*inputs_of(op), op.output)]
+    return shapes[-1][0] > 1 and all(height * width <= 64 for height, width, _ in shapes)
+
+
+def _small_pointwise(op: Op, graph: Graph) -> bool:
+    if not isinstance(op, Conv2D) or not is_small(op, graph):
+        return False
+    return op.weights.shape[1:3] == (1, 1) and op.stride == (1, 1) and op.padding == NO_PADDING
+
+
+def _wide_rows(op: Op, graph: Graph, target: Target) -> Needs:
+    return Needs(wide(target), _padding_of(op))
+
+
+def _wide_whole(op: Op, graph: Graph, target: Target) -> Needs:
+    return Needs(wide(target), whole=True)
+
+
+KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        family="convolution_dsp",
+        template="convolution_dsp.c.j2",
+        accepts=_convolution_dsp,
+        writes=frozenset({"wide16", "planar16"}),
+        needs=_convolution_needs,
+        view=convolution.convolution_view,
+        pack=convolution.convolution_pack,
+        whole_layer=_small_pointwise,
+        pointers=lambda call: 1 if isinstance(call.op, FullyConnected) else _window_pointers(call),
+    ),
+    Kernel(
+        family="depthwise_dsp",
+        template="depthwise_dsp.c.j2",
+        accepts=_depthwise_dsp,
+        writes=frozenset({"wide16"}),
+        needs=_depthwise_needs,
+        view=depthwise.depthwise_view,
+        pack=depthwise.depthwise_pack,
+        whole_layer=is_small,
+        ring_of_window=True,
+    ),
+    Kernel(
+        family="convolution",
+        template="convolution.c.j2",
+        accepts=_only(Conv2D, FullyConnected),
+        writes=_ANY,
+        needs=lambda op, graph, target: (
+            _wide_whole(op, graph, target) if isinstance(op, FullyConnected) else _wide_rows(op, graph, target)
+        ),
+        view=plain.convolution_view,
+        pack=plain.convolution_pack,
+        pointers=_window_pointers,
+    ),
+    Kernel(
+        family="depthwise",
+        template="depthwise.c.j2",
+        accepts=_only(DepthwiseConv2D),
+        writes=_ANY,
+        needs=_wide_rows,
+        view=plain.depthwise_view,
+        pack=plain.depthwise_pack,
+        pointers=_window_pointers,
+    ),
+    Kernel(
+        family="add",
+        template="add.c.j2",
+        accepts=_only(Add),
+        writes=_ANY,
+        needs=_wide_rows,
+        view=plain.add_view,
+        pack=plain.no_constants,
+    ),
+    Kernel(
+        family="average_pool",
+        template="average_pool.c.j2",
+        accepts=_only(AveragePool2D),
+        writes=_ANY,
+        needs=_wide_whole,
+        view=plain.pool_view,
+        pack=plain.no_constants,
+        whole_layer=lambda op, graph: True,
+    ),
+    Kernel(
+        family="softmax",
+        template="softmax.c.j2",
+        accepts=_only(Softmax),
+        writes=_ANY,
+        needs=_wide_whole,
+        view=plain.softmax_view,
+        pack=plain.softmax_pack,
+    ),
+    Kernel(
+        family="copy",
+        template="copy.c.j2",
+        accepts=_only(Pad, Reshape),
+        writes=_ANY,
+        needs=_wide_whole,
+        view=plain.copy_view,
+        pack=plain.no_constants,
+        whole_layer=lambda op, graph: True,
+    ),
+)
+
+# An average over whole channels takes two stages, so that it can consume rows as they come.
+ROW_SUM = Kernel(
+    family="row_sum",
+    template="row_sum.c.j2",
+    accepts=_pools_channels,
+    writes=frozenset({SUMS32.name}),
+    needs=_wide_rows,
+    view=plain.row_sum_view,
+    pack=plain.no_constants,
+    consumes_rows=True,
+)
+AVERAGE = Kernel(
+    family="average",
+    template="average.c.j2",
+    accepts=_pools_channels,
+    writes=_ANY,
+    needs=lambda op, graph, target: Needs(SUMS32, whole=True),
+    view=plain.average_view,
+    pack=plain.no_constants,
+)
+
+
+def candidates(op: Op, graph: Graph, target: Target) -> Sequence[Kernel]:
+    """Return the kernels that accept `op`, best first."""
+    return [kernel for kernel in KERNELS if kernel.accepts(op, graph, target) is None]

@@ -1,0 +1,223 @@
+"""The chain of proof: oracle runtime == golden model == host C == emulated C, on every byte of every layer.
+
+Generated C reports each row that it makes (the trace); a row is unpacked by the very Storage that planned it and compared with
+the golden model's tensor. The host runs under poison: whatever the plan calls dead is overwritten with random bytes.
+"""
+
+import struct
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from codegen.plan import TAKE, Plan
+from mnet.errors import ToolError
+from mnet.graph import Graph, Int8Array
+
+_OUTPUT_RECORD = 0xFFFF
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first byte of a tensor that differs."""
+
+    tensor: str
+    input: int  # which of the inputs
+    row: int
+    column: int
+    channel: int
+    got: int
+    expected: int
+    differing: int  # values of the tensor that differ, over all inputs
+    values: int  # compared
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One comparison of the chain."""
+
+    name: str
+    status: str  # equal, differs, not run
+    inputs: int = 0
+    tensors: int = 0
+    values: int = 0  # compared
+    differing: int = 0
+    reason: str = ""  # why it was not run
+    mismatches: tuple[Mismatch, ...] = ()
+
+
+class Comparison:
+    """Adds up comparisons of one leg, tensor by tensor."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.inputs = 0
+        self.values: dict[str, int] = {}
+        self.differing: dict[str, int] = {}
+        self.first: dict[str, tuple[int, int, int, int, int, int]] = {}
+
+    def compare(
+        self, tensor: str, number: int, row: int, got: np.ndarray, expected: np.ndarray  # type: ignore[type-arg]
+    ) -> None:
+        """Compare rows [rows, width, channels] that start at `row` of `tensor`, for input `number`."""
+        self.values[tensor] = self.values.get(tensor, 0) + expected.size
+        wrong = got != expected
+        if not wrong.any():
+            return
+        self.differing[tensor] = self.differing.get(tensor, 0) + int(wrong.sum())
+        if tensor not in self.first:
+            y, x, c = (int(index) for index in np.argwhere(wrong)[0])
+            self.first[tensor] = (number, row + y, x, c, int(got[y, x, c]), int(expected[y, x, c]))
+
+    def leg(self) -> Leg:
+        """Return what was found."""
+        mismatches = tuple(
+            Mismatch(tensor, *first, self.differing[tensor], self.values[tensor]) for tensor, first in self.first.items()
+        )
+        differing = sum(self.differing.values())
+        return Leg(
+            self.name,
+            "differs" if differing else "equal",
+            self.inputs,
+            len(self.values),
+            sum(self.values.values()),
+            differing,
+            "",
+            mismatches,
+        )
+
+
+def compare_tensors(
+    name: str, graph: Graph, got: Mapping[str, Int8Array], expected: Mapping[str, Int8Array]
+) -> Leg:
+    """Compare whole tensors [n, height, width, channels], all that both know."""
+    comparison = Comparison(name)
+    comparison.inputs = len(next(iter(expected.values())))
+    for tensor, values in expected.items():
+        if tensor in got:
+            for number in range(len(values)):
+                comparison.compare(tensor, number, 0, got[tensor][number], values[number])
+    return comparison.leg()
+
+
+def compare_trace(
+    comparison: Comparison, plan: Plan, trace: bytes, golden: Mapping[str, Int8Array], first_input: int
+) -> None:
+    """Compare the trace of some inputs with the golden tensors of the same inputs.
+
+    Raises:
+        ToolError: the trace is not complete: a row is missing, or a run is.
+    """
+    entries = [(entry.tensor, entry.first_row, entry.row_step, entry.rows) for entry in plan.entries]
+    entries.append((plan.graph.input, 0, 1, 1))
+    seen: dict[str, int] = {}
+    number, position = 0, 0
+    output = plan.graph.tensors[plan.graph.output].shape
+    while position < len(trace):
+        entry, call, size = struct.unpack_from("<HHI", trace, position)
+        span = trace[position + 8 : position + 8 + size]
+        position += 8 + size
+        if entry == _OUTPUT_RECORD:
+            got = np.frombuffer(span, np.int8).astype(np.int32).reshape(output)
+            comparison.compare("output", first_input + number, 0, got, golden[plan.graph.output][number])
+            for tensor, storage in plan.storage.items():
+                if tensor in golden and seen.get(tensor, 0) != storage.height:
+                    raise ToolError(f"the trace of {plan.graph.name} holds {seen.get(tensor, 0)} rows of {tensor}")
+            seen = {}
+            number += 1
+            comparison.inputs += 1
+            continue
+        tensor, first_row, row_step, rows = entries[entry]
+        row = first_row + call * row_step
+        storage = plan.storage[tensor]
+        comparison.compare(
+            tensor, first_input + number, row, storage.unpack(span, rows), golden[tensor][number, row : row + rows]
+        )
+        seen[tensor] = seen.get(tensor, 0) + rows
+    if number != len(golden[plan.graph.output]):
+        raise ToolError(f"the trace of {plan.graph.name} holds {number} of {len(golden[plan.graph.output])} runs")
+
+
+def vectors(plan: Plan, golden: Mapping[str, Int8Array]) -> bytes:
+    """Return the file that the generated folder's own test compares with: masks, inputs, expected rows, outputs."""
+    entries = [(entry.tensor, entry.first_row, entry.row_step, entry.rows) for entry in plan.entries]
+    entries.append((plan.graph.input, 0, 1, 1))
+    inputs = golden[plan.graph.input]
+    parts = [b"mnet" + plan.graph.model_hash[:8].encode() + struct.pack("<I", len(inputs))]
+    for tensor, _, _, rows in entries:
+        if rows:
+            shape = plan.storage[tensor].tensor.shape
+            parts.append(plan.storage[tensor].pack(np.zeros((rows, *shape[1:]), np.int8))[1])
+    for number in range(len(inputs)):
+        parts.append(inputs[number].tobytes())
+        done = [0] * len(entries)
+        for step in plan.schedule:
+            index = len(entries) - 1 if step == TAKE else step
+            tensor, first_row, row_step, rows = entries[index]
+            row = first_row + done[index] * row_step
+            done[index] += 1
+            if rows:
+                parts.append(plan.storage[tensor].pack(golden[tensor][number, row : row + rows])[0])
+        parts.append(golden[plan.graph.output][number].tobytes())
+    return b"".join(parts)
+
+
+def random_inputs(graph: Graph, count: int, seed: int) -> Int8Array:
+    """Return int8 [count, height, width, channels]: noise, smooth, saturated and constant images in turn."""
+    shape = graph.tensors[graph.input].shape
+    images = []
+    for number in range(count):
+        rng = np.random.default_rng((seed, number))
+        match number % 4:
+            case 0:
+                image = rng.integers(-128, 128, shape)
+            case 1:
+                image = np.cumsum(rng.normal(size=shape), axis=0) * 15 + rng.normal(size=shape) * 20
+            case 2:
+                image = np.where(rng.random(shape) < 0.5, -128, 127)
+            case _:
+                image = np.full(shape, rng.integers(-128, 128)) + rng.integers(-2, 3, shape)
+        images.append(np.clip(image, -128, 127).astype(np.int8))
+    return np.stack(images)
+
+
+Run = Callable[[bytes], bytes]  # inputs -> trace
+
+
+def run_leg(
+    name: str,
+    plan: Plan,
+    golden: Mapping[str, Int8Array],
+    run: Run,
+    progress: Callable[[int], None] = lambda inputs: None,
+    chunk: int = 10,
+) -> Leg:
+    """Run generated C on the golden model's inputs, some at a time, and compare all that it made."""
+    comparison = Comparison(name)
+    inputs = golden[plan.graph.input]
+    for start in range(0, len(inputs), chunk):
+        part = {tensor: values[start : start + chunk] for tensor, values in golden.items()}
+        compare_trace(comparison, plan, run(part[plan.graph.input].tobytes()), part, start)
+        progress(len(part[plan.graph.input]))
+    return comparison.leg()
+
+
+def run_program(program: Sequence[str], inputs: bytes) -> bytes:
+    """Run a harness on this computer; return its trace.
+
+    Raises:
+        ToolError: it failed; with what it printed.
+    """
+    import subprocess
+
+    with tempfile.TemporaryDirectory(prefix="mnet-") as name:
+        folder = Path(name)
+        (folder / "inputs").write_bytes(inputs)
+        arguments = [*program, *(str(folder / file) for file in ("inputs", "outputs", "trace"))]
+        done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).strip().replace("\n", "; ")
+            raise ToolError(f"{Path(program[0]).name} failed with exit code {done.returncode}: {said[:500]}")
+        return (folder / "trace").read_bytes()
