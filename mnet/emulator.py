@@ -104,6 +104,13 @@ def board_of(elf: Path) -> str:
     raise ToolError(f"{elf} names no board: it was not built with firmware/boards/start.c")
 
 
+def _place(elf: Path, pc: int) -> str:
+    for symbol in symbols(elf):
+        if symbol.is_function and symbol.address <= pc < symbol.address + symbol.size:
+            return f"{pc:#x} in {symbol.name}"
+    return f"{pc:#x}"
+
+
 def _result(what: str, code: int | None, text: str, outputs: bytes, trace: bytes) -> Run:
     if code != 0:
         said = "; ".join(line.strip() for line in text.splitlines() if line.strip()) or "nothing"
@@ -112,8 +119,10 @@ def _result(what: str, code: int | None, text: str, outputs: bytes, trace: bytes
     return Run(outputs, trace, int(stack[1]) if stack else None, text)
 
 
-def _run_program(what: str, command: list[str], inputs: bytes, folder: Path, timeout_s: float) -> Run:
-    """Run `command`, which knows the harness's file names, in `folder`, an empty one."""
+def _run_program(
+    what: str, command: list[str], inputs: bytes, folder: Path, timeout_s: float, elf: Path | None = None
+) -> Run:
+    """Run `command`, which knows the harness's file names, in `folder`, an empty one; `elf` names faults' functions."""
     (folder / _INPUTS).write_bytes(inputs)
     try:
         done = subprocess.run(
@@ -133,7 +142,10 @@ def _run_program(what: str, command: list[str], inputs: bytes, folder: Path, tim
     def content(name: str) -> bytes:
         return (folder / name).read_bytes() if (folder / name).exists() else b""
 
-    return _result(what, done.returncode, done.stdout + done.stderr, content(_OUTPUTS), content(_TRACE))
+    text = done.stdout + done.stderr
+    if elf is not None and done.returncode != 0:
+        text = re.sub(r"(?<=fault at pc )0x[0-9a-f]{8}", lambda pc: _place(elf, int(pc[0], 16)), text)
+    return _result(what, done.returncode, text, content(_OUTPUTS), content(_TRACE))
 
 
 def run_host(program: Path, inputs: bytes, timeout_s: float = 60) -> Run:
@@ -184,7 +196,7 @@ def run_qemu(elf: Path, board: str | None, inputs: bytes, timeout_s: float = 120
     """
     board = board or board_of(elf)
     with tempfile.TemporaryDirectory(prefix="mnet-") as name:
-        return _run_program(f"{elf.name} on {board}", _qemu_command(elf, board), inputs, Path(name), timeout_s)
+        return _run_program(f"{elf.name} on {board}", _qemu_command(elf, board), inputs, Path(name), timeout_s, elf)
 
 
 def count_qemu(elf: Path, board: str | None, inputs: bytes, timeout_s: float = 120) -> Counts:
@@ -204,7 +216,7 @@ def count_qemu(elf: Path, board: str | None, inputs: bytes, timeout_s: float = 1
             argument = ",".join([str(plugin), *(f"{key}={value}" for key, value in options.items())])
             command = [*_qemu_command(elf, board), "-plugin", argument]
             try:
-                run = _run_program(f"{elf.name} on {board}, counted", command, inputs, Path(name), timeout_s)
+                run = _run_program(f"{elf.name} on {board}, counted", command, inputs, Path(name), timeout_s, elf)
             except ToolError as error:
                 # Newer QEMUs refuse old version numbers, though the functions that are used here stayed as they were.
                 newer = re.search(r"minimum version of (\d+)", str(error))
@@ -271,7 +283,7 @@ class _Machine:
         try:
             pc = uc.reg_read(arm_const.UC_ARM_REG_PC)
             if number != _BKPT or bytes(uc.mem_read(pc, 2)) != b"\xab\xbe":
-                raise ToolError(f"{self.what}: exception {number} at {self._place(pc)}")
+                raise ToolError(f"{self.what}: exception {number} at {_place(self.elf, pc)}")
             result = self._semihosting(uc.reg_read(arm_const.UC_ARM_REG_R0), uc.reg_read(arm_const.UC_ARM_REG_R1))
             uc.reg_write(arm_const.UC_ARM_REG_R0, result & 0xFFFFFFFF)
             uc.reg_write(arm_const.UC_ARM_REG_PC, (pc + 2) | 1)
@@ -315,19 +327,13 @@ class _Machine:
             return 0
         raise ToolError(f"{self.what}: semihosting call {operation:#x} is not known here")
 
-    def _place(self, pc: int) -> str:
-        for symbol in symbols(self.elf):
-            if symbol.is_function and symbol.address <= pc < symbol.address + symbol.size:
-                return f"{pc:#x} in {symbol.name}"
-        return f"{pc:#x}"
-
     def run(self, timeout_s: float) -> Run:
         self.uc.reg_write(arm_const.UC_ARM_REG_SP, self.stack)
         try:
             self.uc.emu_start(self.reset | 1, 0xFFFFFFFE, timeout=int(timeout_s * 1e6))
         except unicorn.UcError as error:
             if self.failure is None:
-                where = self._place(self.uc.reg_read(arm_const.UC_ARM_REG_PC))
+                where = _place(self.elf, self.uc.reg_read(arm_const.UC_ARM_REG_PC))
                 raise ToolError(f"{self.what}: {error} at {where}") from None
         if self.failure is not None:
             raise self.failure
