@@ -89,11 +89,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
     take = len(plan.entries)
     codes = [take if step == TAKE else step for step in plan.schedule]
     labels = [*(f"{entry.label.upper()}_STEP" for entry in plan.entries), "TAKE_ROW"]
-    calls = [codes.count(number) for number in range(take)]
     functions: dict[str, Any] = {op.symbol: op for op in plan.ops}
-    state_counters = _narrowest(max(calls, default=0))
-    counter_bytes = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4}[state_counters]
-    state_bytes = (8 + take * counter_bytes + 3) // 4 * 4
     image = next((buffer for buffer in plan.buffers if buffer.tensor == "image"), None)
     return {
         "name": graph.name,
@@ -114,6 +110,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "functions": functions,
         "entries": plan.entries,
         "pointers": max((entry.inputs for entry in plan.entries), default=1) + 1,
+        "fills": any(not entry.op for entry in plan.entries),
         "take": take,
         "codes": codes,
         "step_labels": [*(labels[code] for code in codes), "END"],
@@ -123,10 +120,10 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "index_type": _narrowest(len(plan.row_address)),
         "input_step_type": _narrowest(max((entry.input_step for entry in plan.entries), default=0)),
         "output_step_type": _narrowest(max((entry.output_step for entry in plan.entries), default=0)),
-        "counter_type": state_counters,
-        "state_bytes": state_bytes,
+        "counter_type": _narrowest(max(plan.entry_calls, default=0)),
+        "state_bytes": plan.state_bytes,
         "rows_bytes": plan.rows_bytes,
-        "arena_bytes": plan.rows_bytes + state_bytes,
+        "arena_bytes": plan.arena_bytes,
         "trace_bytes": _trace_bytes(plan),
     }
 
@@ -148,7 +145,7 @@ def plan_json(plan: Plan) -> str:
         "target": plan.target.name,
         "oracle": plan.oracle.name,
         "input_mode": plan.input_mode,
-        "arena_rows_bytes": plan.rows_bytes,
+        "arena_bytes": plan.arena_bytes,
         "live_bytes": plan.live_bytes,
         "steps": len(plan.schedule),
         "tensors": {

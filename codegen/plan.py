@@ -1,11 +1,11 @@
 """The Plan: what runs when, where every row lies, which kernel each op gets. Frozen, printable, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from codegen.call import Call
 from codegen.kernels import Kernel
-from codegen.layout import Storage
+from codegen.layout import Storage, align4
 from codegen.targets import Target
 from mnet.errors import PlanError
 from mnet.graph import Graph
@@ -75,17 +75,32 @@ class Plan:
     take_row: int  # index in row_address of row 0 of the input
     buffers: tuple[Buffer, ...]
     rows_bytes: int  # of the arena, without the state
+    state_bytes: int  # of the arena, behind the rows: position and call counters
     live_bytes: int  # most bytes live at any step
+
+    @property
+    def arena_bytes(self) -> int:
+        """Return what the caller has to provide."""
+        return self.rows_bytes + self.state_bytes
 
     def buffer(self, tensor: str) -> Buffer:
         """Return the buffer of `tensor`."""
         return next(buffer for buffer in self.buffers if buffer.tensor == tensor)
 
+    @property
+    def entry_calls(self) -> tuple[int, ...]:
+        """Return how often each entry is called in one inference."""
+        counts = [0] * len(self.entries)
+        for step in self.schedule:
+            if step != TAKE:
+                counts[step] += 1
+        return tuple(counts)
+
     def __str__(self) -> str:
         """Return the plan as a table of ops and a map of the arena."""
         lines = [
             f"{self.graph.name} for {self.target.name}, oracle {self.oracle.name}, input {self.input_mode}: "
-            f"{len(self.schedule)} steps, {self.rows_bytes:,} B of rows ({self.live_bytes:,} live)"
+            f"{len(self.schedule)} steps, {self.arena_bytes:,} B of arena ({self.live_bytes:,} B of rows live at once)"
         ]
         for op in self.ops:
             height, width, channels = op.call.output.tensor.shape
@@ -101,6 +116,17 @@ class Plan:
                 f"steps {buffer.birth:4} .. {buffer.death:4}  {buffer.tensor}"
             )
         return "\n".join(lines)
+
+
+def counter_bytes(entry_calls: Sequence[int]) -> int:
+    """Return the width of a call counter that holds the largest count."""
+    largest = max(entry_calls, default=0)
+    return 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4
+
+
+def state_size(entry_calls: Sequence[int]) -> int:
+    """Return the bytes of the C struct state: position, rows taken, one counter for each entry; a multiple of 4."""
+    return align4(8 + len(entry_calls) * counter_bytes(entry_calls))
 
 
 def check_plan(plan: Plan) -> Plan:

@@ -8,7 +8,7 @@ from codegen.call import Arithmetic, Call
 from codegen.kernels import AVERAGE, ROW_SUM, Kernel, Needs, candidates, wide
 from codegen.layout import PLANAR16, SUMS32, Layout, Storage, align4
 from codegen.memory import Box, live_bytes, place
-from codegen.plan import TAKE, Buffer, Entry, Plan, PlannedOp, check_plan
+from codegen.plan import TAKE, Buffer, Entry, Plan, PlannedOp, check_plan, state_size
 from codegen.schedule import FILL_ALL, FILL_ROW, Rows, Schedule, Work, pull_schedule
 from codegen.simplify import is_global
 from codegen.targets import Target
@@ -467,6 +467,7 @@ def plan(graph: Graph, target: Target, oracle: Oracle, input_mode: str = "const"
                 Buffer(box.name, addresses[box.name], box.size, box.birth, box.death) for box in trial.boxes
             ),
             rows_bytes=rows_bytes,
+            state_bytes=state_size([steps.count(number) for number in range(len(writer.entries))]),
             live_bytes=trial.live,
         )
     )

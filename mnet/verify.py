@@ -5,10 +5,8 @@ the golden model's tensor. The host runs under poison: whatever the plan calls d
 """
 
 import struct
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -202,22 +200,3 @@ def run_leg(
         compare_trace(comparison, plan, run(part[plan.graph.input].tobytes()), part, start)
         progress(len(part[plan.graph.input]))
     return comparison.leg()
-
-
-def run_program(program: Sequence[str], inputs: bytes) -> bytes:
-    """Run a harness on this computer; return its trace.
-
-    Raises:
-        ToolError: it failed; with what it printed.
-    """
-    import subprocess
-
-    with tempfile.TemporaryDirectory(prefix="mnet-") as name:
-        folder = Path(name)
-        (folder / "inputs").write_bytes(inputs)
-        arguments = [*program, *(str(folder / file) for file in ("inputs", "outputs", "trace"))]
-        done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode != 0:
-            said = (done.stdout + done.stderr).strip().replace("\n", "; ")
-            raise ToolError(f"{Path(program[0]).name} failed with exit code {done.returncode}: {said[:500]}")
-        return (folder / "trace").read_bytes()

@@ -1,0 +1,130 @@
+"""From a model file to generated C: the stages in a row, for the commands that need them all."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from codegen.emit import Origin, emit, write_folder
+from codegen.plan import Plan
+from codegen.planner import INPUT_MODES, plan
+from codegen.simplify import simplify
+from codegen.targets import target
+from mnet import __version__, golden, verify
+from mnet.errors import PlanError
+from mnet.graph import Graph
+from mnet.oracle import ORACLES, Oracle
+from mnet.tflite import read_model
+
+VECTOR_INPUTS = 2  # in the file that a generated folder proves itself with
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about generated code."""
+
+    target: str = "cortex-m"
+    oracle: str = "litert"
+    input_mode: str = "const"
+    name: str | None = None  # of the C functions; None = from the file
+    simplify: bool = True
+    ram: int | None = None  # bytes that the arena may take; None = as little as the planner finds
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A model on its way to C."""
+
+    path: Path
+    source: Graph  # as it stands in the file; the golden model runs this one
+    graph: Graph  # simplified
+    plan: Plan
+    options: Options
+
+
+def oracle(name: str) -> Oracle:
+    """Return the oracle `name`.
+
+    Raises:
+        PlanError: there is none of that name.
+    """
+    if name not in ORACLES:
+        raise PlanError(f"unknown oracle {name!r}; the oracles are {', '.join(ORACLES)}")
+    return ORACLES[name]
+
+
+def prepare(path: Path, options: Options) -> Prepared:
+    """Read, simplify and plan a model.
+
+    Raises:
+        ModelError: the file is damaged or not supported.
+        PlanError: unknown target, oracle or input mode, or a budget that no plan keeps.
+    """
+    chosen, whose = target(options.target), oracle(options.oracle)
+    if options.input_mode not in INPUT_MODES:
+        raise PlanError(f"unknown input mode {options.input_mode!r}; the modes are {', '.join(INPUT_MODES)}")
+    source = read_model(path)
+    if options.name is not None:
+        if not options.name.isidentifier() or not options.name.isascii():
+            raise PlanError(f"--name {options.name} is no C identifier: use letters, digits and _, a letter first")
+        source = replace(source, name=options.name)
+    graph = simplify(source) if options.simplify else source
+    made = plan(graph, chosen, whose, options.input_mode)
+    prepared = Prepared(path, source, graph, made, options)
+    check_budget(prepared)
+    return prepared
+
+
+def check_budget(prepared: Prepared) -> None:
+    """Raise a sentence that helps where the plan takes more than --ram."""
+    made, budget = prepared.plan, prepared.options.ram
+    if budget is None or made.arena_bytes <= budget:
+        return
+    step = max(
+        range(len(made.schedule)),
+        key=lambda number: sum(b.size for b in made.buffers if b.birth <= number <= b.death),
+    )
+    at_peak = sorted((b for b in made.buffers if b.birth <= step <= b.death), key=lambda b: -b.size)[:2]
+    names = " with ".join(buffer.tensor.rsplit("/", 1)[-1] for buffer in at_peak)
+    advice = "Use a smaller alpha or resolution."
+    if prepared.options.input_mode != "rows":
+        other = plan(prepared.graph, made.target, made.oracle, "rows").arena_bytes
+        if other <= budget:
+            advice = f"Try --input rows ({other:,} B)."
+    raise PlanError(
+        f"{prepared.path.name} needs {made.arena_bytes:,} B of arena on {made.target.name}, "
+        f"{made.arena_bytes - budget:,} B more than --ram {budget}: the peak is {names}. {advice}"
+    )
+
+
+def command_of(prepared: Prepared) -> str:
+    """Return the command that makes the files again, without paths."""
+    options, default = prepared.options, Options()
+    parts = ["mnet codegen", prepared.path.name, "--target", prepared.plan.target.name]
+    if options.oracle != default.oracle:
+        parts += ["--oracle", options.oracle]
+    if options.input_mode != default.input_mode:
+        parts += ["--input", options.input_mode]
+    if options.name is not None:
+        parts += ["--name", options.name]
+    if not options.simplify:
+        parts.append("--no-simplify")
+    return " ".join([*parts, "-o", prepared.graph.name])
+
+
+def generate(prepared: Prepared, labels: tuple[str, ...] = (), seed: int = 0) -> dict[str, str | bytes]:
+    """Return the files of the generated folder, its test vectors included."""
+    files: dict[str, str | bytes] = {
+        **emit(prepared.plan, Origin(command_of(prepared), __version__, labels)),
+    }
+    inputs = verify.random_inputs(prepared.source, VECTOR_INPUTS, seed)
+    tensors = golden.run(prepared.source, prepared.plan.oracle, inputs)
+    files["test/vectors.bin"] = verify.vectors(prepared.plan, tensors)
+    return files
+
+
+def write(prepared: Prepared, folder: Path, labels: tuple[str, ...] = ()) -> None:
+    """Write the generated folder: all of it, or nothing.
+
+    Raises:
+        PlanError: the place is taken by something else, or cannot be written.
+    """
+    write_folder(folder, generate(prepared, labels))

@@ -1,0 +1,142 @@
+"""`mnet verify`: every leg of the chain of proof for one model and target, each with what it compared or why it could not run."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen.targets import Target, target
+from mnet import golden, verify
+from mnet.emulator import find_qemu, run_host, run_qemu, run_unicorn
+from mnet.errors import ToolError
+from mnet.graph import Int8Array
+from mnet.oracle import LITERT
+from mnet.oracle_runtime import run_litert
+from mnet.pipeline import Prepared, write
+from mnet.toolchain import build_host, build_target, find_compiler
+from mnet.verify import Leg
+
+Progress = Callable[[str, int, int], None]  # name of the leg, inputs done, inputs in all
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All legs of one verification."""
+
+    model: str
+    target: str
+    oracle: str
+    seed: int
+    legs: tuple[Leg, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 if every leg is equal, 1 if one differs, 3 if one could not run."""
+        if any(leg.status == "differs" for leg in self.legs):
+            return 1
+        return 3 if any(leg.status == "not run" for leg in self.legs) else 0
+
+
+def _no_progress(leg: str, done: int, total: int) -> None:
+    pass
+
+
+def prove(
+    prepared: Prepared,
+    count: int = 20,
+    emulated_count: int = 2,
+    seed: int = 0,
+    inputs: Int8Array | None = None,
+    progress: Progress = _no_progress,
+) -> Proof:
+    """Run every leg for a model.
+
+    Args:
+        prepared: the model and its plan.
+        count: inputs for golden model, oracle and host.
+        emulated_count: how many of them the emulated cores run.
+        seed: of the random inputs.
+        inputs: int8 [count, height, width, channels] to take instead of random ones.
+        progress: called as inputs are done.
+    """
+    if inputs is None:
+        inputs = verify.random_inputs(prepared.source, count, seed)
+    tensors = golden.run(prepared.source, prepared.plan.oracle, inputs)
+    few = {name: values[:emulated_count] for name, values in tensors.items()}
+    legs = [_attempt("LiteRT reference kernels", lambda: _oracle(prepared, tensors))]
+    with tempfile.TemporaryDirectory(prefix="mnet-") as name:
+        folder = Path(name) / prepared.graph.name
+        write(prepared, folder)
+        legs.append(_attempt("C on this computer", lambda: _host(prepared, folder, tensors, progress)))
+        for core in prepared.plan.target.runs_on:
+            legs.append(_attempt(f"C on {core}", lambda core=core: _core(prepared, folder, target(core), few, progress)))  # type: ignore[misc]
+    return Proof(prepared.path.name, prepared.plan.target.name, prepared.plan.oracle.name, seed, tuple(legs))
+
+
+def _attempt(name: str, run: Callable[[], Leg]) -> Leg:
+    """Run a leg; one that lacks its tools is listed as not run."""
+    try:
+        return run()
+    except ToolError as error:
+        return Leg(name, "not run", reason=str(error))
+
+
+def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
+    if prepared.plan.oracle != LITERT:
+        raise ToolError(f"the runtime behind the oracle {prepared.plan.oracle.name} is not driven yet")
+    runtime = run_litert(prepared.path, prepared.source, tensors[prepared.source.input])
+    return verify.compare_tensors("LiteRT reference kernels", prepared.source, runtime, tensors)
+
+
+def _host(prepared: Prepared, folder: Path, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
+    compiler = find_compiler("cc")
+    program = build_host(folder, ("MODEL_TRACE", "MODEL_POISON"), folder / "host")
+    return _run(f"C on this computer, {compiler.name}", prepared, tensors, lambda data: run_host(program, data).trace, progress)
+
+
+def _core(prepared: Prepared, folder: Path, core: Target, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
+    compiler = _compiler()
+    program = build_target(folder, core, ("MODEL_TRACE",), compiler, folder / core.name)
+    try:
+        find_qemu()
+    except ToolError:
+        return _run(
+            f"C on {core.name}, {compiler}, Unicorn",
+            prepared,
+            tensors,
+            lambda data: run_unicorn(program, core, data).trace,
+            progress,
+        )
+    return _run(
+        f"C on {core.name}, {compiler}, QEMU",
+        prepared,
+        tensors,
+        lambda data: run_qemu(program, None, data).trace,
+        progress,
+    )
+
+
+def _compiler() -> str:
+    """Return "gcc" or "zig", whichever is there; the error says how to get the first."""
+    try:
+        find_compiler("arm-none-eabi-gcc")
+        return "gcc"
+    except ToolError as missing:
+        try:
+            find_compiler("zig")
+            return "zig"
+        except ToolError:
+            raise missing from None
+
+
+def _run(name: str, prepared: Prepared, tensors: dict[str, Int8Array], run: verify.Run, progress: Progress) -> Leg:
+    total = len(tensors[prepared.source.input])
+    done = 0
+
+    def advance(inputs: int) -> None:
+        nonlocal done
+        done += inputs
+        progress(name, done, total)
+
+    progress(name, 0, total)
+    return verify.run_leg(name, prepared.plan, tensors, run, advance)
