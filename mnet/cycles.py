@@ -3,8 +3,8 @@
     counts of edges between basic blocks (mnet.emulator, exact)  x  disassembly  x  Timing (codegen.targets)
 
 Instructions are exact. Cycles are a model of a core with zero wait states: no caches, no flash latency, no bus
-contention, no write-buffer stalls. Hardware takes more: a Cortex-M4 without wait states 1 to 3 %, an STM32L4R5 at 120 MHz
-from flash about 18 %. The rules, beyond the table of a target:
+contention, no write-buffer stalls. Hardware takes more: a Cortex-M4 without wait states 1 to 3 %, an STM32L4R5 running
+from flash at 120 MHz about 18 %. The rules, beyond the table of a target:
 
   * A single load costs `load_pipelined` right behind another single load or store, unless that one was a load of the
     register that forms this one's address; otherwise `load`.
@@ -315,7 +315,7 @@ def profile(
 
     Returns:
         Totals from `elf`; each entry's kernels from `marked`, where their code is the same, and `runner` is the
-        difference, so that marks cost nothing. In an `elf` that is marked itself the calls of the marks count to `runner`.
+        difference, so that marks cost nothing. Calls of marks in `elf` itself count to `runner`.
 
     Raises:
         ToolError: no emulator for the core, or the program failed.

@@ -91,7 +91,7 @@ def find_compiler(name: str) -> Compiler:
             zig = (path,) if path else ()
         version = version_of((*zig, "version")) if zig else None
         if version is not None:
-            return Compiler(name, (*zig, "cc"), (*zig, "c++"), f"zig {version}")
+            return Compiler(name, (*zig, "cc"), (*zig, "c++", "-x", "c++"), f"zig {version}")
     elif name in _HOW_TO_GET:
         path = shutil.which(name)
         version = version_of((path, "--version")) if path else None
@@ -127,7 +127,7 @@ def _run(what: str, command: Sequence[str], cwd: Path | None = None) -> None:
         raise ToolError(f"{what}: {command[0]} does not start ({error.strerror})") from None
     if done.returncode != 0:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise ToolError(f"{what}: {Path(command[0]).name} failed\n" + "\n".join(f"  {line}" for line in lines[:12]))
+        raise ToolError("\n  ".join([f"{what}:", *lines[:12]]))
 
 
 def _definitions(name: str, defines: Sequence[str]) -> tuple[str, ...]:
