@@ -23,15 +23,16 @@ from mnet.graph import Conv2D, FullyConnected, Graph, Int8Array, Op
 
 BLOCK = 4  # output channels
 MAX_KERNEL_HEIGHT = 10  # row pointers are kept in s0..s9
-STRAIGHT_PAIRS = 64  # words of taps that are unrolled without a loop, two pixels at a time
-LOOP_PAIRS = 32  # at most, in the body of a loop
-SINGLE_PAIRS = 16  # at most, in the loop for the last pixel of an odd row
-LARGEST_OFFSET = 4095  # of a load or a store
+STRAIGHT_PAIRS = 64  # up to here the words of a window are unrolled, for two pixels; about 48 bytes of code each
+    64  # up to here the words of taps of a window are unrolled, for two pixels; about 48 bytes of code each
+)
+LOOP_PAIRS = 48  # else that many at most, in the body of a loop
+SINGLE_PAIRS = 16  # the same for the last pixel of an odd row
 
 
 @dataclass(frozen=True)
 class Loop:
-    """The taps of one kernel row: `count` times `pairs` words, then `rest` words."""
+    """The words of one kernel row: `count` times `pairs`, then `rest`."""
 
     pairs: int
     count: int
@@ -39,10 +40,10 @@ class Loop:
 
 
 def _loop(pairs: int, most: int) -> Loop:
-    """Return the split of `pairs` words that has the fewest rounds of at most `most` words, and the shortest rest.
+    """Return the fewest rounds of at most `most` words.
 
-    >>> _loop(96, 32), _loop(70, 32)
-    (Loop(pairs=32, count=3, rest=0), Loop(pairs=23, count=3, rest=1))
+    >>> _loop(96, 48), _loop(101, 48)
+    (Loop(pairs=48, count=2, rest=0), Loop(pairs=33, count=3, rest=2))
     """
     count = -(-pairs // most)
     return Loop(pairs // count, count, pairs % count)
@@ -84,7 +85,35 @@ class ConvolutionView:
     @property
     def assembly(self) -> bool:
         """Return whether there is an assembly body; else the C body serves every core."""
-        return self.requantization.form in ("fast", "shifts") and self.kernel_height <= MAX_KERNEL_HEIGHT
+        return not self.requantization.own_steps
+
+    @property
+    def straight(self) -> bool:
+        """Return whether the taps of two pixels are unrolled; else rows are a loop, their pointers on the stack."""
+        return self.kernel_height * self.pairs <= STRAIGHT_PAIRS
+
+    @property
+    def loop(self) -> Loop:
+        """Return how a kernel row is read for two pixels."""
+        return Loop(self.pairs, 1, 0) if self.straight else _loop(self.pairs, LOOP_PAIRS)
+
+    @property
+    def single_straight(self) -> bool:
+        """Return whether the taps of a single pixel are unrolled."""
+        return self.kernel_height * self.pairs <= SINGLE_PAIRS
+
+    @property
+    def single_loop(self) -> Loop:
+        """Return how a kernel row is read for one pixel."""
+        if self.single_straight:
+            return Loop(self.pairs, 1, 0)
+        unrolled_rows = self.kernel_height if self.straight else 1
+        return _loop(self.pairs, max(SINGLE_PAIRS // unrolled_rows, 2))
+
+    @property
+    def group_step(self) -> int:
+        """Return the bytes from four output channels to the next four."""
+        return BLOCK * self.output_channel
 
 
 def _weights(op: Op) -> Int8Array:

@@ -91,20 +91,22 @@ class DepthwiseView:
         return 7 + self.requantization.words
 
     @property
+    def _reach(self) -> int:
+        return max(offset for line in self.lines for _, offset in line.taps) + 2 * self.width
+
+    @property
     def unroll(self) -> int:
         """Return the channels of one round of the channel loop."""
-        return 2 if self.channels % 2 == 0 and len(self.lines) * self.width <= 2 * PAIRED_WORDS else 1
+        small = len(self.lines) * self.width <= 2 * PAIRED_WORDS
+        within = self.input_channel + self._reach <= LARGEST_OFFSET
+        return 2 if self.channels % 2 == 0 and small and within else 1
 
     @property
     def assembly(self) -> bool:
         """Return whether there is an assembly body; else the C body serves every core."""
-        furthest = (
-            max(offset for line in self.lines for _, offset in line.taps) + (self.unroll - 1) * self.input_channel
-        )
         return (
             self.requantization.form in ("fast", "shifts")
-            and not self.requantization.clamps
-            and furthest <= LARGEST_OFFSET
+            and self._reach <= LARGEST_OFFSET
             and len(self.lines) * self.width <= 2 * MAX_STRAIGHT_WORDS
         )
 
@@ -140,7 +142,8 @@ def _words(width: int, left: int, stride: int, outputs: int) -> tuple[Word, ...]
         others = [x for x in plan if last[x] != word]
         leave: tuple[Leave, ...] = ()
         scratch = free[0] if free else ROW_WORDS[0]
-        if len(finished) >= 2 or word == count - 1:
+        crowded = len(free) <= sum(x not in register for x in others)  # a register must stay free, as scratch
+        if finished and (len(finished) >= 2 or crowded or word == count - 1):
             assert free or not others  # the loaded words are still needed where outputs go on
             leave = tuple(Leave(register[x], x) for x in finished)
             free = sorted([*free, *(register[x] for x in finished)])
