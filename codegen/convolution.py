@@ -24,8 +24,6 @@ from mnet.graph import Conv2D, FullyConnected, Graph, Int8Array, Op
 BLOCK = 4  # output channels
 MAX_KERNEL_HEIGHT = 10  # row pointers are kept in s0..s9
 STRAIGHT_PAIRS = 64  # up to here the words of a window are unrolled, for two pixels; about 48 bytes of code each
-    64  # up to here the words of taps of a window are unrolled, for two pixels; about 48 bytes of code each
-)
 LOOP_PAIRS = 48  # else that many at most, in the body of a loop
 SINGLE_PAIRS = 16  # the same for the last pixel of an odd row
 
