@@ -77,7 +77,7 @@ class Kernel:
                 if call.rows == call.output.height and call.rows > 1:  # a whole layer knows its edges
                     return max(first, 0), min(last, source.height - 1)
                 return first, last
-            case Add():
+            case Add() | Softmax():
                 return first_out, last_out
             case _:
                 return 0, source.height - 1
@@ -236,7 +236,7 @@ KERNELS: tuple[Kernel, ...] = (
         template="softmax.c.j2",
         accepts=_only(Softmax),
         writes=_ANY,
-        needs=_wide_whole,
+        needs=_wide_rows,
         view=plain.softmax_view,
         pack=plain.softmax_pack,
     ),

@@ -282,7 +282,7 @@ def add_view(call: Call) -> AddView:
 
 @dataclass(frozen=True)
 class SoftmaxView:
-    """Softmax over the channels of one pixel."""
+    """Softmax over the channels of each pixel of a row."""
 
     source: Access
     target: Access
