@@ -26,7 +26,7 @@ from elftools.elf.elffile import ELFFile
 from unicorn import arm_const, unicorn_const
 
 from codegen.targets import Target
-from mnet.errors import ToolError
+from mnet.errors import MissingToolError, ToolError
 from mnet.toolchain import find_compiler, how_to_get, symbols
 
 REST = 0xFFFFFFFF  # entry of what runs after the last marked call
@@ -170,7 +170,7 @@ def find_qemu() -> str:
     """
     path = shutil.which("qemu-system-arm")
     if path is None:
-        raise ToolError(f"qemu-system-arm is missing: {how_to_get('qemu-system-arm')}")
+        raise MissingToolError(f"qemu-system-arm is missing: {how_to_get('qemu-system-arm')}")
     return path
 
 
@@ -241,7 +241,7 @@ class _Machine:
 
     def __init__(self, elf: Path, target: Target, inputs: bytes) -> None:
         if target.unicorn is None:
-            raise ToolError(f"Unicorn has no {target.core or target.name}: run it in qemu-system-arm")
+            raise MissingToolError(f"Unicorn has no {target.core or target.name}: run it in qemu-system-arm")
         self.what = f"{elf.name} on Unicorn's Cortex-{target.unicorn}"
         self.elf = elf
         # Not UC_MODE_MCLASS, which makes every core an M33: an M0 would execute SMLAD.

@@ -17,5 +17,9 @@ class ToolError(MnetError):
     """A compiler or emulator that is missing, or that failed."""
 
 
+class MissingToolError(ToolError):
+    """A compiler, emulator or runtime that is not there: what needs it was not done, which is no failure of it."""
+
+
 class PlanError(MnetError):
     """A network that cannot be planned as asked (target, oracle, memory)."""

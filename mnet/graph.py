@@ -167,7 +167,7 @@ class Graph:
 
 def macs_of(graph: Graph, op: Op) -> int:
     """Return the multiply-adds of `op`, padding taps included, as the field counts them."""
-    height, width, channels = graph.tensors[op.output].shape
+    height, width, _ = graph.tensors[op.output].shape
     match op:
         case Conv2D():
             return height * width * int(op.weights.size)

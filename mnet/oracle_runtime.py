@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnet.errors import ToolError
+from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Graph, Int8Array
 
 
@@ -17,12 +17,13 @@ def run_litert(path: str | Path | bytes, graph: Graph, inputs: Int8Array) -> dic
         inputs: int8 [n, height, width, channels] of the graph's input.
 
     Raises:
-        ToolError: LiteRT is not installed, or refuses the model.
+        MissingToolError: LiteRT is not installed.
+        ToolError: it refuses the model.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
-        raise ToolError("The oracle needs LiteRT: pip install ai-edge-litert.") from error
+        raise MissingToolError("LiteRT is missing: pip install ai-edge-litert") from error
     source = {"model_content": path} if isinstance(path, bytes) else {"model_path": str(path)}
     try:
         interpreter = Interpreter(

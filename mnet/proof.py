@@ -1,14 +1,15 @@
-"""`mnet verify`: every leg of the chain of proof for one model and target, each with what it compared or why it could not run."""
+"""`mnet verify`: every leg of the chain of proof for a model and a target, with what it compared or why it did not run."""
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from codegen.targets import Target, target
 from mnet import golden, verify
 from mnet.emulator import find_qemu, run_host, run_qemu, run_unicorn
-from mnet.errors import ToolError
+from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Int8Array
 from mnet.oracle import LITERT
 from mnet.oracle_runtime import run_litert
@@ -31,8 +32,8 @@ class Proof:
 
     @property
     def exit_code(self) -> int:
-        """Return 0 if every leg is equal, 1 if one differs, 3 if one could not run."""
-        if any(leg.status == "differs" for leg in self.legs):
+        """Return 0 if every leg is equal, 1 if one differs or failed, 3 if one could not run."""
+        if any(leg.status in ("differs", "failed") for leg in self.legs):
             return 1
         return 3 if any(leg.status == "not run" for leg in self.legs) else 0
 
@@ -69,21 +70,36 @@ def prove(
         write(prepared, folder)
         legs.append(_attempt("C on this computer", lambda: _host(prepared, folder, tensors, progress)))
         for core in prepared.plan.target.runs_on:
-            legs.append(_attempt(f"C on {core}", lambda core=core: _core(prepared, folder, target(core), few, progress)))  # type: ignore[misc]
+            run = partial(_core, prepared, folder, target(core), few, progress)
+            legs.append(_attempt(f"C on {core}", run))
+    legs = [_explained(leg, prepared, tensors) for leg in legs]
     return Proof(prepared.path.name, prepared.plan.target.name, prepared.plan.oracle.name, seed, tuple(legs))
 
 
+def _explained(leg: Leg, prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
+    """Return `leg` with the arithmetic beside each mismatch."""
+    return replace(
+        leg,
+        mismatches=tuple(
+            replace(mismatch, arithmetic=verify.arithmetic_of(prepared.source, prepared.plan.oracle, tensors, mismatch))
+            for mismatch in leg.mismatches
+        ),
+    )
+
+
 def _attempt(name: str, run: Callable[[], Leg]) -> Leg:
-    """Run a leg; one that lacks its tools is listed as not run."""
+    """Run a leg; one that lacks its tools is listed as not run, one whose program does not end well as failed."""
     try:
         return run()
-    except ToolError as error:
+    except MissingToolError as error:
         return Leg(name, "not run", reason=str(error))
+    except ToolError as error:
+        return Leg(name, "failed", reason=str(error))
 
 
 def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
     if prepared.plan.oracle != LITERT:
-        raise ToolError(f"the runtime behind the oracle {prepared.plan.oracle.name} is not driven yet")
+        raise MissingToolError(f"the runtime behind the oracle {prepared.plan.oracle.name} is not driven yet")
     runtime = run_litert(prepared.path, prepared.source, tensors[prepared.source.input])
     return verify.compare_tensors("LiteRT reference kernels", prepared.source, runtime, tensors)
 
@@ -91,41 +107,41 @@ def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
 def _host(prepared: Prepared, folder: Path, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
     compiler = find_compiler("cc")
     program = build_host(folder, ("MODEL_TRACE", "MODEL_POISON"), folder / "host")
-    return _run(f"C on this computer, {compiler.name}", prepared, tensors, lambda data: run_host(program, data).trace, progress)
+    name = f"C on this computer, {compiler.name}"
+    return _run(name, prepared, tensors, lambda data: run_host(program, data).trace, progress)
 
 
 def _core(prepared: Prepared, folder: Path, core: Target, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
-    compiler = _compiler()
-    program = build_target(folder, core, ("MODEL_TRACE",), compiler, folder / core.name)
     try:
         find_qemu()
-    except ToolError:
-        return _run(
-            f"C on {core.name}, {compiler}, Unicorn",
-            prepared,
-            tensors,
-            lambda data: run_unicorn(program, core, data).trace,
-            progress,
-        )
-    return _run(
-        f"C on {core.name}, {compiler}, QEMU",
-        prepared,
-        tensors,
-        lambda data: run_qemu(program, None, data).trace,
-        progress,
-    )
+        emulator = "QEMU"
+    except MissingToolError:
+        if core.unicorn is None:
+            raise
+        emulator = "Unicorn"
+    compiler = find_target_compiler()
+    program = build_target(folder, core, ("MODEL_TRACE",), compiler, folder / core.name)
+
+    def run(data: bytes) -> bytes:
+        return run_qemu(program, None, data).trace if emulator == "QEMU" else run_unicorn(program, core, data).trace
+
+    return _run(f"C on {core.name}, {compiler}, {emulator}", prepared, tensors, run, progress)
 
 
-def _compiler() -> str:
-    """Return "gcc" or "zig", whichever is there; the error says how to get the first."""
+def find_target_compiler() -> str:
+    """Return "gcc" or "zig", whichever is there.
+
+    Raises:
+        MissingToolError: neither; the message says how to get the first.
+    """
     try:
         find_compiler("arm-none-eabi-gcc")
         return "gcc"
-    except ToolError as missing:
+    except MissingToolError as missing:
         try:
             find_compiler("zig")
             return "zig"
-        except ToolError:
+        except MissingToolError:
             raise missing from None
 
 

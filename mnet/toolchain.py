@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 
 from codegen.targets import Target
 from codegen.targets import target as find_target
-from mnet.errors import ToolError
+from mnet.errors import MissingToolError, ToolError
 from mnet.resources import folder as resource_folder
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
@@ -82,7 +82,7 @@ def find_compiler(name: str) -> Compiler:
         try:
             return find_compiler("zig")
         except ToolError:
-            raise ToolError(f"there is no C compiler for this computer: {how_to_get('cc')}") from None
+            raise MissingToolError(f"there is no C compiler for this computer: {how_to_get('cc')}") from None
     if name == "zig":
         if importlib.util.find_spec("ziglang") is not None:
             zig: tuple[str, ...] = (sys.executable, "-m", "ziglang")
@@ -99,7 +99,7 @@ def find_compiler(name: str) -> Compiler:
             return Compiler(name, (path,), (path, "-x", "c++"), version)
     else:
         raise ToolError(f"unknown compiler {name!r}; known are arm-none-eabi-gcc, zig, gcc, clang and cc")
-    raise ToolError(f"{name} is missing: {how_to_get(name)}")
+    raise MissingToolError(f"{name} is missing: {how_to_get(name)}")
 
 
 def model_name(folder: Path) -> str:

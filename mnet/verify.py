@@ -1,18 +1,22 @@
 """The chain of proof: oracle runtime == golden model == host C == emulated C, on every byte of every layer.
 
-Generated C reports each row that it makes (the trace); a row is unpacked by the very Storage that planned it and compared with
-the golden model's tensor. The host runs under poison: whatever the plan calls dead is overwritten with random bytes.
+Generated C reports each row that it makes (the trace); a row is unpacked by the very Storage that planned it and
+compared with the golden model's tensor. The host runs under poison: whatever the plan calls dead is overwritten with
+random bytes.
 """
 
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from codegen.plan import TAKE, Plan
 from mnet.errors import ToolError
-from mnet.graph import Graph, Int8Array
+from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array
+from mnet.oracle import Oracle, requantization
 
 _OUTPUT_RECORD = 0xFFFF
 
@@ -30,6 +34,16 @@ class Mismatch:
     expected: int
     differing: int  # values of the tensor that differ, over all inputs
     values: int  # compared
+    arithmetic: str = ""  # how the expected value comes about
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was compared of one tensor, over all inputs."""
+
+    tensor: str
+    values: int
+    differing: int
 
 
 @dataclass(frozen=True)
@@ -37,13 +51,30 @@ class Leg:
     """One comparison of the chain."""
 
     name: str
-    status: str  # equal, differs, not run
+    status: str  # equal, differs, failed, not run
     inputs: int = 0
     tensors: int = 0
     values: int = 0  # compared
     differing: int = 0
-    reason: str = ""  # why it was not run
+    reason: str = ""  # why it failed or was not run
     mismatches: tuple[Mismatch, ...] = ()
+    compared: tuple[Compared, ...] = ()  # the same, tensor by tensor
+
+    def only(self, tensors: Collection[str]) -> "Leg":
+        """Return what the leg says of some tensors."""
+        compared = tuple(entry for entry in self.compared if entry.tensor in tensors)
+        if self.status not in ("equal", "differs"):
+            return self
+        differing = sum(entry.differing for entry in compared)
+        return replace(
+            self,
+            status="differs" if differing else "equal",
+            tensors=len(compared),
+            values=sum(entry.values for entry in compared),
+            differing=differing,
+            mismatches=tuple(entry for entry in self.mismatches if entry.tensor in tensors),
+            compared=compared,
+        )
 
 
 class Comparison:
@@ -57,7 +88,7 @@ class Comparison:
         self.first: dict[str, tuple[int, int, int, int, int, int]] = {}
 
     def compare(
-        self, tensor: str, number: int, row: int, got: np.ndarray, expected: np.ndarray  # type: ignore[type-arg]
+        self, tensor: str, number: int, row: int, got: npt.NDArray[np.integer], expected: npt.NDArray[np.integer]
     ) -> None:
         """Compare rows [rows, width, channels] that start at `row` of `tensor`, for input `number`."""
         self.values[tensor] = self.values.get(tensor, 0) + expected.size
@@ -72,7 +103,8 @@ class Comparison:
     def leg(self) -> Leg:
         """Return what was found."""
         mismatches = tuple(
-            Mismatch(tensor, *first, self.differing[tensor], self.values[tensor]) for tensor, first in self.first.items()
+            Mismatch(tensor, *first, self.differing[tensor], self.values[tensor])
+            for tensor, first in self.first.items()
         )
         differing = sum(self.differing.values())
         return Leg(
@@ -84,12 +116,11 @@ class Comparison:
             differing,
             "",
             mismatches,
+            tuple(Compared(tensor, values, self.differing.get(tensor, 0)) for tensor, values in self.values.items()),
         )
 
 
-def compare_tensors(
-    name: str, graph: Graph, got: Mapping[str, Int8Array], expected: Mapping[str, Int8Array]
-) -> Leg:
+def compare_tensors(name: str, graph: Graph, got: Mapping[str, Int8Array], expected: Mapping[str, Int8Array]) -> Leg:
     """Compare whole tensors [n, height, width, channels], all that both know."""
     comparison = Comparison(name)
     comparison.inputs = len(next(iter(expected.values())))
@@ -138,6 +169,39 @@ def compare_trace(
         raise ToolError(f"the trace of {plan.graph.name} holds {number} of {len(golden[plan.graph.output])} runs")
 
 
+def arithmetic_of(graph: Graph, oracle: Oracle, tensors: Mapping[str, Int8Array], mismatch: Mismatch) -> str:
+    """Return the accumulator and the constants that the expected value was made of, or "" where there are none.
+
+    Args:
+        graph: as it stands in the file.
+        oracle: whose rounding.
+        tensors: of the golden model.
+        mismatch: the place.
+    """
+    op = next((op for op in graph.ops if op.output == mismatch.tensor), None)
+    if not isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected):
+        return ""
+    channel = mismatch.channel
+    source = tensors[op.input][mismatch.input].astype(np.int64) - graph.tensors[op.input].zero_point
+    if isinstance(op, FullyConnected):
+        products = source.reshape(-1) * op.weights[channel]
+    else:
+        is_depthwise = isinstance(op, DepthwiseConv2D)
+        weights = op.weights[..., channel, None] if isinstance(op, DepthwiseConv2D) else op.weights[channel]
+        first = channel // op.depth_multiplier if isinstance(op, DepthwiseConv2D) else 0
+        seen = source[..., first : first + 1] if is_depthwise else source
+        top, bottom, left, right = op.padding
+        seen = np.pad(seen, ((top, bottom), (left, right), (0, 0)))
+        rows = mismatch.row * op.stride[0] + np.arange(weights.shape[0]) * op.dilation[0]
+        columns = mismatch.column * op.stride[1] + np.arange(weights.shape[1]) * op.dilation[1]
+        products = seen[np.ix_(rows, columns)] * weights
+    how = requantization(op, graph, oracle)
+    return (
+        f"accumulator {int(products.sum()) + int(op.bias[channel])}, multiplier {how.multiplier[channel]}, "
+        f"shift {how.shift[channel]}"
+    )
+
+
 def vectors(plan: Plan, golden: Mapping[str, Int8Array]) -> bytes:
     """Return the file that the generated folder's own test compares with: masks, inputs, expected rows, outputs."""
     entries = [(entry.tensor, entry.first_row, entry.row_step, entry.rows) for entry in plan.entries]
@@ -168,6 +232,7 @@ def random_inputs(graph: Graph, count: int, seed: int) -> Int8Array:
     images = []
     for number in range(count):
         rng = np.random.default_rng((seed, number))
+        image: npt.NDArray[Any]
         match number % 4:
             case 0:
                 image = rng.integers(-128, 128, shape)
