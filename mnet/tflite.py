@@ -346,9 +346,9 @@ class _Importer:
             raise self.fail(f'tensor "{name}" is {tensor.type}: {hint}.')
         if tensor.data is not None:
             raise self.fail(f'tensor "{name}" is a constant where an activation is needed.')
-        leading, shape = tensor.shape[:1] if len(tensor.shape) > 1 else (), tensor.shape[1:] or tensor.shape
-        while len(shape) > 3:
-            leading, shape = (*leading, shape[0]), shape[1:]
+        rank = len(tensor.shape)
+        first = 0 if rank < 2 else max(1, rank - 3)  # what lies before is the batch
+        leading, shape = tensor.shape[:first], tensor.shape[first:]
         if any(size != 1 for size in leading):
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}: the batch must be 1.')
         if any(size < 1 for size in shape) or math.prod(shape) > _LARGEST_ACTIVATION:
@@ -565,12 +565,11 @@ class _Importer:
         amounts = self.constant(pads, dtype, "paddings").tolist()
         if pads.shape != (len(tensor.shape), 2) or any(pixels < 0 for pair in amounts for pixels in pair):
             raise self.fail(f"has paddings of shape {list(pads.shape)} for {list(tensor.shape)}; the file is damaged.")
-        rows = [[0, 0]] * (4 - len(amounts)) + [amounts[0], *amounts[1:]] if len(amounts) < 4 else amounts[-4:]
-        inner = amounts[:-3] + amounts[-1:] if len(amounts) > 3 else amounts[:1] + amounts[-1:]
-        if any(any(pair) for pair in inner):
+        others = amounts[: max(1, len(amounts) - 3)] + amounts[-1:]  # the batch and the channels
+        if any(any(pair) for pair in others):
             raise self.fail(f"pads by {amounts}: only rows and columns can be padded.")
         self.same_quantization(source, target)
-        (top, bottom), (left, right) = rows[1], rows[2]
+        (top, bottom), (left, right) = ([[0, 0]] * 4 + amounts)[-3:-1]
         return Pad(name, source.name, target.name, (top, bottom, left, right))
 
     def _reshape(self, operator: _Operator, name: str) -> Op:

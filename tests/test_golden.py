@@ -1,6 +1,7 @@
 """The golden model against LiteRT's reference kernels, every tensor, and against plain loops."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from mnet.oracle import LITERT
 from mnet.oracle_runtime import run_litert
 from mnet.resources import shared_folder
 from mnet.tflite import parse_model, read_model
-from tests.models import Builder, serialise, tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.models import Builder, edited, serialise, tiny_autoencoder, tiny_mobilenet, tiny_residual
 from tests.strategies import random_input, small_graphs
 
 SHARED_MODELS = ("vww_96_int8", "kws_ref_model", "pretrainedResnet_quant", "ad01_int8")
@@ -87,6 +88,24 @@ def test_windows_are_where_plain_loops_find_them(graph: Graph) -> None:
                 sources = np.arange(channels) // op.depth_multiplier
                 expected[y, x_out] += weights[row, column] * offset[y_in, x_in][sources]
     assert np.array_equal(golden.accumulate(op, graph, x)[0], expected)
+
+
+@pytest.mark.parametrize("kind", ("conv", "depthwise"))
+def test_convolutions_with_one_scale_for_all_channels_equal_litert(kind: str) -> None:
+    build = Builder(2, (6, 5, 3))
+    data = serialise(build.graph(build.conv("input", 3) if kind == "conv" else build.depthwise("input")))
+
+    def merge_scales(model: Any) -> None:
+        for tensor in model.subgraphs[0].tensors:
+            if tensor.name.endswith(b"_weights"):
+                quantization = tensor.quantization
+                quantization.scale, quantization.zeroPoint = quantization.scale[:1], quantization.zeroPoint[:1]
+
+    data = edited(data, merge_scales)
+    graph = parse_model(data, "per_tensor.tflite")
+    op = graph.ops[0]
+    assert isinstance(op, Conv2D | DepthwiseConv2D) and len(set(op.weight_scales.tolist())) == 1
+    compare(data, graph, random_input(graph, 0, 8))
 
 
 def test_average_pool_rounds_halves_away_from_zero() -> None:
