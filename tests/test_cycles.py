@@ -136,7 +136,12 @@ LOOP_CYCLES = {
 }
 
 
-@pytest.mark.parametrize("core", LOOP_CYCLES)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "core", ["cortex-m4", "cortex-m0plus", *(pytest.param(core, marks=SLOW) for core in ("cortex-m0", "cortex-m3"))]
+)
 def test_a_loop_costs_what_a_pencil_says(core: str, tmp_path: Path) -> None:
     source = fake_model.SOURCE.replace("static void tiny_sum", LOOP + "\nstatic void tiny_sum")
     source = source.replace("int32_t sum = 0;", "int32_t sum = 0;\n    tiny_loop();")
@@ -149,7 +154,7 @@ def test_a_loop_costs_what_a_pencil_says(core: str, tmp_path: Path) -> None:
         assert profile.functions["tiny_loop"] == cycles.Cost(calls * LOOP_INSTRUCTIONS, calls * LOOP_CYCLES[core])
 
 
-@pytest.mark.parametrize("core", ["cortex-m0", "cortex-m4", "cortex-m55"])
+@pytest.mark.parametrize("core", [pytest.param("cortex-m0", marks=SLOW), "cortex-m4", "cortex-m55"])
 def test_entries_and_runner_add_up(core: str, tmp_path: Path) -> None:
     if core == "cortex-m55" and shutil.which("qemu-system-arm") is None:
         pytest.skip("needs qemu-system-arm")

@@ -54,7 +54,9 @@ def agree(folder: Path, name: str, compiler: str, host_trace: bytes, out: Path) 
 
 
 @needs_qemu
-@pytest.mark.parametrize("name", SIX)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("cortex-m3", "cortex-m7") else name for name in SIX]
+)
 def test_six_cores_equal_the_host_call_by_call(folder: Path, name: str, host_trace: bytes, tmp_path: Path) -> None:
     agree(folder, name, "gcc", host_trace, tmp_path)
 
@@ -85,8 +87,8 @@ def test_missing_qemu_is_a_sentence(build: Callable[..., Path], monkeypatch: pyt
     ("runner", "instruction"),
     [
         ("cortex-m0", "smlad r0, r0, r0, r0"),  # DSP
-        ("cortex-m0", "movw r0, #4660"),  # Thumb-2
-        ("cortex-m0", "udiv r0, r0, r0"),
+        pytest.param("cortex-m0", "movw r0, #4660", marks=pytest.mark.slow),  # Thumb-2
+        pytest.param("cortex-m0", "udiv r0, r0, r0", marks=pytest.mark.slow),
         ("cortex-m3", "vadd.f32 s0, s0, s0"),  # FPU
     ],
 )
@@ -135,7 +137,9 @@ def test_endless_programs_end(tmp_path: Path) -> None:
 
 
 @needs_qemu
-@pytest.mark.parametrize("name", ["cortex-m0", "cortex-m4", "cortex-m33"])
+@pytest.mark.parametrize(
+    "name", ["cortex-m4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cortex-m0", "cortex-m33"))]
+)
 def test_three_counters_agree_on_every_edge(build: Callable[..., Path], name: str) -> None:
     target, elf = TARGETS[name], build(name, "MODEL_MARK")
     fast = emulator.count_unicorn(elf, target, IMAGES.tobytes())

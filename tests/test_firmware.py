@@ -137,7 +137,14 @@ def test_makefile_lists_boards_and_refuses_strangers(tmp_path: Path) -> None:
 
 @needs_make
 @needs_arm_gcc
-@pytest.mark.parametrize("board", ["microbit", "mps2-an386", "mps3-an547", "nucleo-l4r5zi"])
+@pytest.mark.parametrize(
+    "board",
+    [
+        "mps2-an386",
+        "nucleo-l4r5zi",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("microbit", "mps3-an547")),
+    ],
+)
 def test_make_alone_builds_what_the_toolchain_builds(board: str, tmp_path: Path) -> None:
     folder = fake_model.write(tmp_path / "tiny")
     done = make(f"MODEL={folder}", f"BOARD={board}", f"BUILD={tmp_path / 'build'}", "DEFINES=-DMODEL_TRACE")
