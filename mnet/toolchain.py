@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,10 +262,11 @@ def check_warnings(folder: Path, compiler: str, language: str = "c", core: Targe
     elif found.name == "zig" and core is not None:
         core_flags = (*core.zig, *_BARE)
     command, strict = (found.command, STRICT) if language == "c" else (found.command_cpp, STRICT_CPP)
-    for source in sorted(folder.glob("*.c")):
-        # Objects are thrown away; compiling for real, not -fsyntax-only, brings the warnings that need data flow.
-        full = (*command, *strict, *OPTIMIZE, *core_flags, f"-I{folder}", "-c", str(source), "-o", "/dev/null")
-        _run(f"{source.name} is not clean as {language} in {found.name}", full)
+    with tempfile.TemporaryDirectory(prefix="mnet-") as out:
+        for source in sorted(folder.glob("*.c")):
+            # Compiling for real, not -fsyntax-only, brings the warnings that need data flow.
+            full = (*command, *strict, *OPTIMIZE, *core_flags, f"-I{folder}", "-c", str(source), f"-o{out}/a.o")
+            _run(f"{source.name} is not clean as {language} in {found.name}", full)
 
 
 @dataclass(frozen=True)
