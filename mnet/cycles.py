@@ -24,12 +24,10 @@ from typing import Any
 
 import capstone
 from capstone import arm as capstone_arm
-from elftools.elf.elffile import ELFFile
 
 from codegen.targets import Target, Timing
 from mnet.emulator import REST, Counts, Edge, count_qemu, count_unicorn
-from mnet.errors import ToolError
-from mnet.toolchain import Symbol, build_target, symbols
+from mnet.toolchain import Symbol, build_target, code_of, instruction_bytes, symbols
 
 # Functions of the harness that run between model_begin and model_end; what they do is not the model's.
 _HARNESS = frozenset({"measured_run", "model_begin", "model_end", "model_trace"})
@@ -130,7 +128,7 @@ class BlockCosts:
         code = self._code(address, size)
         at = 0
         while at < size:
-            length = 4 if code[at + 1] >> 3 in (0b11101, 0b11110, 0b11111) else 2
+            length = instruction_bytes(code, at)
             decoded = next(self._decoder.disasm(code[at : at + length], address + at, 1), None)
             found.append(self._instruction(decoded))
             at += length
@@ -232,23 +230,6 @@ def _is_branch(instruction: _Instruction) -> bool:
 # --- costs of a run -----------------------------------------------------------------------------------------------
 
 
-def _code_of(elf: Path) -> Callable[[int, int], bytes]:
-    with ELFFile.load_from_path(str(elf)) as file:
-        segments = [
-            (segment["p_vaddr"], segment.data())
-            for segment in file.iter_segments()
-            if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]
-        ]
-
-    def code(address: int, size: int) -> bytes:
-        for start, data in segments:
-            if start <= address and address + size <= start + len(data):
-                return bytes(data[address - start : address - start + size])
-        raise ToolError(f"{elf.name} executed {address:#x}, where the file has no code")
-
-    return code
-
-
 class _Functions:
     """Which function an address lies in."""
 
@@ -296,7 +277,7 @@ def _counts(elf: Path, target: Target, image: bytes, emulator: str) -> Counts:
 
 
 def _costs_of(elf: Path, target: Target, counts: Counts) -> dict[tuple[int, str], Cost]:
-    found = apply(counts.edges, BlockCosts(_code_of(elf), target.timing), _Functions(symbols(elf)))
+    found = apply(counts.edges, BlockCosts(code_of(elf), target.timing), _Functions(symbols(elf)))
     return {key: cost for key, cost in found.items() if key[1] not in _HARNESS}
 
 

@@ -16,8 +16,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from unicorn import arm_const, unicorn_const
 
 from codegen.targets import Target
 from mnet.errors import MissingToolError, ToolError
-from mnet.toolchain import find_compiler, how_to_get, symbols
+from mnet.toolchain import code_of, find_compiler, how_to_get, instruction_bytes, symbols
 
 REST = 0xFFFFFFFF  # entry of what runs after the last marked call
 OUTPUT_RECORD = 0xFFFF  # entry of the trace record that holds a run's output
@@ -225,7 +225,8 @@ def count_qemu(elf: Path, board: str | None, inputs: bytes, timeout_s: float = 1
                 version = int(newer[1])
                 continue
             lines = (Path(name) / _COUNTS).read_text().splitlines()
-            return Counts(_merged(Edge(*map(int, line.split())) for line in lines), run)
+            edges = (Edge(*map(int, line.split())) for line in lines)
+            return Counts(_merged(_with_bytes(code_of(elf), edges)), run)
 
 
 # --- Unicorn ------------------------------------------------------------------------------------------------------
@@ -455,9 +456,22 @@ def _with_instructions(uc: Any, edges: Iterator[Edge]) -> Iterator[Edge]:
             code = bytes(uc.mem_read(*key))
             at = known[key] = 0
             while at < len(code):
-                at += 4 if code[at + 1] >> 3 in (0b11101, 0b11110, 0b11111) else 2
+                at += instruction_bytes(code, at)
                 known[key] += 1
         yield Edge(edge.entry, edge.before, edge.block, edge.bytes, known[key], edge.count)
+
+
+def _with_bytes(code: Callable[[int, int], bytes], edges: Iterator[Edge]) -> Iterator[Edge]:
+    """Correct the blocks' lengths: QEMU's sum is too large where an instruction straddles a page's end."""
+    known: dict[tuple[int, int], int] = {}
+    for edge in edges:
+        key = (edge.block, edge.instructions)
+        if key not in known:
+            at = edge.block
+            for _ in range(edge.instructions):
+                at += instruction_bytes(code(at, 2), 0)
+            known[key] = at - edge.block
+        yield replace(edge, bytes=known[key])
 
 
 # --- both ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -317,6 +317,33 @@ def symbols(elf: Path) -> tuple[Symbol, ...]:
                 address = symbol["st_value"] & ~1 if is_function else symbol["st_value"]
                 found.append(Symbol(symbol.name, address, symbol["st_size"], section, is_function))
     return tuple(sorted(found, key=lambda symbol: (symbol.address, symbol.name)))
+
+
+def code_of(elf: Path) -> Callable[[int, int], bytes]:
+    """Return a function that gives the bytes of `elf` at an address, of a length.
+
+    Raises:
+        ToolError: (that function) the file has no code or constants there.
+    """
+    with _open_elf(elf) as file:
+        segments = [
+            (int(segment["p_vaddr"]), bytes(segment.data()))
+            for segment in file.iter_segments()
+            if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]
+        ]
+
+    def code(address: int, size: int) -> bytes:
+        for start, data in segments:
+            if start <= address and address + size <= start + len(data):
+                return data[address - start : address - start + size]
+        raise ToolError(f"{elf.name} has nothing at {address:#x}")
+
+    return code
+
+
+def instruction_bytes(code: bytes, at: int) -> int:
+    """Return the length of the Thumb instruction at `at`, which its first half word tells."""
+    return 4 if code[at + 1] >> 3 in (0b11101, 0b11110, 0b11111) else 2
 
 
 def sizes(elf: Path) -> Sizes:
