@@ -91,19 +91,16 @@ def quantize(options: QuantizationOptions) -> QuantizationResult:
         write_atomically(options.out, content)
     except OSError as error:
         raise MnetError(f"{options.out} cannot be written: {error.strerror}.") from error
-    interpreter = _interpreter(content, str(options.out))
-    (input_scale, input_zero), (output_scale, output_zero) = (
-        detail["quantization"] for detail in (*interpreter.get_input_details(), *interpreter.get_output_details())
-    )
+    (input_scale, input_zero), (output_scale, output_zero) = _ends(content)
     return QuantizationResult(
         path=options.out,
         sha256=hashlib.sha256(content).hexdigest(),
         file_bytes=len(content),
         calibration_images=len(chosen),
-        input_scale=float(input_scale),
-        input_zero_point=int(input_zero),
-        output_scale=float(output_scale),
-        output_zero_point=int(output_zero),
+        input_scale=input_scale,
+        input_zero_point=input_zero,
+        output_scale=output_scale,
+        output_zero_point=output_zero,
     )
 
 
@@ -144,7 +141,7 @@ def convert(model: Any, x: Images, normalization: Normalization, name: str) -> b
     except Exception as error:  # the converter raises bare and private kinds
         reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
         raise ModelError(f"{name} cannot be quantized; TensorFlow's converter says: {reason.rstrip('.')}.") from error
-    scale, zero_point = _interpreter(content, name).get_input_details()[0]["quantization"]
+    (scale, zero_point), _ = _ends(content)
     if np.float32(scale) != np.float32(normalization.scale) or zero_point != normalization.zero_point:
         raise ModelError(
             f"{name}: the quantized input has scale {scale}, zero_point {zero_point}; expected "
@@ -217,6 +214,15 @@ def run_int8(path: Path, x: Images) -> Int8Array:
         interpreter.invoke()
         outputs.append(interpreter.get_tensor(target["index"]).reshape(-1))
     return np.array(outputs, np.int8)
+
+
+def _ends(content: bytes) -> list[tuple[float, int]]:
+    """Return scale and zero_point of the input and of the output of a file that the converter wrote."""
+    from tflite.Model import Model
+
+    graph = Model.GetRootAs(content).Subgraphs(0)
+    parameters = [graph.Tensors(index).Quantization() for index in (graph.Inputs(0), graph.Outputs(0))]
+    return [(float(each.Scale(0)), int(each.ZeroPoint(0))) for each in parameters]
 
 
 def _interpreter(content: bytes, name: str) -> Any:

@@ -1,0 +1,312 @@
+"""The training loop: its mathematics against Keras, learning, resuming, and what is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnet import training
+from mnet.architecture import Architecture, Block, Head, build, import_keras, mobilenet
+from mnet.datasets import load
+from mnet.errors import MnetError
+from mnet.recipes import RECIPES, Augmentation, Nadam, NesterovSgd, Normalization, recipe
+from mnet.training import Progress, TrainingOptions, augment, forward, learning_rate, train
+
+# 32, 16, 8, 4, 2, 1 pixels: all ways in which a depthwise kernel's gradient is computed.
+_SMALL = Architecture(
+    "small", 32, 32, 3, 10, 2, 8, (Block(2, 8), Block(2, 16), Block(2, 16), Block(1, 16), Block(2, 24), Block(1, 24)),
+    dropout=0.0,
+)  # fmt: skip
+
+_TINY = Architecture("tiny", 28, 28, 1, 10, 2, 8, (Block(2, 16), Block(2, 24)))
+
+
+def _options(folder: Path, **changes: Any) -> TrainingOptions:
+    options = TrainingOptions(
+        data="sample", out=folder / "run", recipe="sample", epochs=3, train_images=640, validation_images=64, threads=1
+    )
+    return replace(options, **changes)
+
+
+# Pieces
+
+
+def test_rate_of_keras_like_schedules() -> None:
+    sgd = NesterovSgd(learning_rate=0.2, warm_up=0.1)
+    rates = [learning_rate(sgd, step, 100) for step in range(100)]
+    assert rates[9] == rates[10] == 0.2 and rates[0] == 0.02 and rates[-1] < 1e-3
+    assert learning_rate(Nadam(), 5, 10) == 0.001
+
+
+def test_seed_recipe_is_the_articles() -> None:
+    seed = recipe("seed")
+    assert (seed.batch, seed.epochs, seed.optimizer, seed.normalization) == (32, 200, Nadam(0.001), Normalization.UNIT)
+    assert seed.augmentation == Augmentation(flip=True, shift_fraction=0.1) and seed.label_smoothing == 0
+    with pytest.raises(MnetError, match="--recipe fast does not exist; choose from seed, default, sample"):
+        recipe("fast")
+
+
+@pytest.mark.parametrize("normalization", list(Normalization))
+def test_normalization_is_byte_minus_128(normalization: Normalization) -> None:
+    byte = np.arange(256)
+    quantized = byte - 128
+    real = normalization.scale * (quantized - normalization.zero_point)
+    expected = byte / 255 if normalization is Normalization.UNIT else byte / 128 - 1
+    assert np.allclose(real, expected, atol=1e-12)
+
+
+def test_shift_interpolates_and_repeats_the_edge() -> None:
+    x = np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1) * 10
+    moved = training._shifted(x, np.array([1.25]), axis=1)
+    assert moved.ravel().tolist() == [12.5, 22.5, 32.5, 40.0, 40.0]
+    assert training._shifted(x, np.array([-0.5]), axis=1).ravel().tolist() == [0.0, 5.0, 15.0, 25.0, 35.0]
+    assert np.array_equal(training._shifted(x, np.array([0.7]), axis=2), x)  # one column has no neighbour
+
+
+def test_augmentation_is_repeatable_and_keeps_form() -> None:
+    x = load("sample").x_train[:32]
+    for chosen in RECIPES.values():
+        first, again = (augment(x, chosen.augmentation, np.random.default_rng(7)) for _ in range(2))
+        assert first.shape == x.shape and first.dtype == np.float32 and np.array_equal(first, again)
+        assert first.min() >= 0 and first.max() <= 255
+        assert not np.array_equal(first, x)
+    assert np.array_equal(augment(x, Augmentation(), np.random.default_rng(0)), x)
+    flips = augment(x, Augmentation(flip=True), np.random.default_rng(0))
+    kinds = [(np.array_equal(a, b), np.array_equal(a, b[:, ::-1])) for a, b in zip(flips, x, strict=True)]
+    assert all(same or flipped for same, flipped in kinds) and 4 < sum(same for same, _ in kinds) < 28
+
+
+def test_crop_moves_by_at_most_the_padding() -> None:
+    x = np.zeros((200, 9, 9, 1), np.uint8)
+    x[:, 4, 4] = 255
+    rows, columns = np.nonzero(augment(x, Augmentation(crop_padding=2), np.random.default_rng(0))[..., 0])[1:]
+    assert set(rows) == set(columns) == {2, 3, 4, 5, 6}
+
+
+# The mathematics, against Keras
+
+
+@pytest.fixture(scope="module")
+def keras_model() -> Any:
+    keras = import_keras()
+    keras.utils.set_random_seed(3)
+    model = build(_SMALL)
+    for variable in model.variables:
+        if variable.path.endswith(("gamma", "beta", "moving_mean", "moving_variance")):
+            variable.assign(np.random.default_rng(1).uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_forward_and_gradient_equal_keras(keras_model: Any, is_training: bool) -> None:
+    import tensorflow as tf
+
+    x = np.random.default_rng(2).uniform(-1, 1, (16, 32, 32, 3)).astype(np.float32)
+    pull = np.random.default_rng(3).normal(size=(16, 10)).astype(np.float32)
+    theirs = {v.path: v.value for v in keras_model.trainable_variables}
+    before = {v.path: v.numpy() for v in keras_model.variables}
+    logits_model = import_keras().Model(keras_model.input, keras_model.get_layer("reshape_2").output)
+    with tf.GradientTape() as tape:
+        expected = logits_model(x, training=is_training)
+        loss = tf.reduce_sum(expected * pull)
+    expected_gradients = dict(zip(theirs, tape.gradient(loss, list(theirs.values())), strict=True))
+    for variable in keras_model.variables:  # the pass moved its statistics
+        variable.assign(before[variable.path])
+
+    ours = {path: tf.constant(value) for path, value in before.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(ours)
+        logits, _ = forward(_SMALL, ours, tf.constant(x), training=is_training)
+        loss = tf.reduce_sum(logits * pull)
+    gradients = tape.gradient(loss, {path: ours[path] for path in theirs})
+    assert np.allclose(logits, expected, atol=2e-4)
+    for path, gradient in gradients.items():
+        scale = float(np.abs(expected_gradients[path]).max())
+        assert np.allclose(gradient, expected_gradients[path], atol=2e-4 * max(scale, 1)), path
+
+
+@pytest.mark.parametrize("name", ["seed", "default"])
+def test_optimizers_equal_keras(keras_model: Any, name: str) -> None:
+    import tensorflow as tf
+
+    keras = import_keras()
+    chosen = recipe(name)
+    state = training._State(keras_model, _SMALL, chosen)
+    start = state.vectors["weights"].numpy()
+    if isinstance(chosen.optimizer, Nadam):
+        theirs, decay = keras.optimizers.Nadam(), 0.0
+    else:
+        theirs = keras.optimizers.SGD(learning_rate=0.25, momentum=0.9, nesterov=True)
+        decay = chosen.optimizer.weight_decay
+    weights = keras.Variable(start)
+    theirs.build([weights])
+    random = np.random.default_rng(5)
+    for step in range(5):
+        gradient = random.normal(size=start.shape).astype(np.float32)
+        theirs.apply([tf.constant(gradient + decay * state._decays * weights.numpy())], [weights])
+        state._update(tf.constant(gradient), np.float32(chosen.optimizer.learning_rate), tf.constant(float(step)))
+    assert np.allclose(state.vectors["weights"].numpy(), weights.numpy(), atol=1e-5)
+    assert not np.allclose(weights.numpy(), start, atol=1e-3)
+
+
+def test_weight_decay_spares_depthwise_kernels_and_normalization(keras_model: Any) -> None:
+    decayed = {v.path for v in keras_model.trainable_variables if training._is_decayed(v.path)}
+    assert {"conv1/kernel", "conv_pw_1/kernel", "conv_preds/kernel"} <= decayed
+    assert not {p for p in decayed if "dw" in p or "bn" in p or "bias" in p}
+
+
+# Whole runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sample", "seed"])
+def test_a_short_training_learns(tmp_path: Path, name: str) -> None:
+    """`seed` moves its statistics by 1 % a step, so its test accuracy follows only after thousands of steps."""
+    seen: list[Progress] = []
+    result = train(_options(tmp_path, recipe=name, train_images=2000, epochs=6, threads=None), seen.append)
+    assert result.test_accuracy > 0.55 or name == "seed"
+    assert result.history[-1].train_accuracy > (0.5 if name == "sample" else 0.25)
+    assert len(result.history) == 6 and result.history[-1].loss < result.history[0].loss
+    assert seen[-1].fraction == 1.0 and [p.step for p in seen[: seen[0].steps]] == list(range(1, seen[0].steps + 1))
+    assert sorted(p.name for p in result.folder.iterdir()) == ["README.md", "history.csv", "model.keras", "run.json"]
+    assert not (tmp_path / "run.partial").exists()
+
+    run = json.loads((result.folder / "run.json").read_text())
+    assert run["test_accuracy"] == result.test_accuracy and run["parameters"] == 220_970
+    card = (result.folder / "README.md").read_text()
+    assert f"{result.test_accuracy:.2%}" in card and "Zalando" in card and f"--recipe {name}" in card
+    assert (result.folder / "history.csv").read_text().count("\n") == 7
+
+    model = import_keras().models.load_model(result.model, compile=False)
+    data = load("sample")
+    real = data.x_test / np.float32(255) if name == "seed" else data.x_test / np.float32(128) - 1
+    correct = np.mean(np.argmax(model(real.astype(np.float32)), axis=1) == data.y_test)
+    assert correct == pytest.approx(result.test_accuracy, abs=0.002)  # the Keras model is the net that was trained
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_is_the_same_as_in_one_go(tmp_path: Path) -> None:
+    whole = train(_options(tmp_path / "a", architecture=_TINY))
+
+    def interrupt(progress: Progress) -> None:
+        if progress.epoch == 2 and progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(_options(tmp_path / "b", architecture=_TINY), interrupt)
+    assert not (tmp_path / "b" / "run").exists()
+    with pytest.raises(MnetError, match=r"run\.partial holds an unfinished training; go on with --resume"):
+        train(_options(tmp_path / "b"))
+    with pytest.raises(MnetError, match="another seed: 0, now 1"):
+        train(_options(tmp_path / "b", seed=1, resume=True, architecture=_TINY))
+    resumed = train(_options(tmp_path / "b", resume=True, architecture=_TINY))
+    assert [replace(row, seconds=0) for row in resumed.history] == [replace(row, seconds=0) for row in whole.history]
+    assert resumed.test_accuracy == whole.test_accuracy
+    models = [import_keras().models.load_model(r.model, compile=False) for r in (whole, resumed)]
+    for mine, other in zip(models[0].weights, models[1].weights, strict=True):
+        assert np.array_equal(mine.numpy(), other.numpy()), mine.path
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from mnet.architecture import Architecture, Block
+from mnet.training import TrainingOptions, train
+tiny = Architecture("tiny", 28, 28, 1, 10, 2, 8, (Block(2, 16), Block(2, 24)))
+train(TrainingOptions(architecture=tiny,
+                      data="sample", out=Path(sys.argv[1]), recipe="sample", epochs=4, train_images=640,
+                      validation_images=64, threads=1, resume="resume" in sys.argv))
+"""
+
+
+@pytest.mark.slow
+def test_resume_after_kill_9_ends_at_the_same_schedule(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", _PROGRAM, str(tmp_path / "run")]
+    process = subprocess.Popen(program)
+    history = tmp_path / "run.partial" / "history.csv"
+    deadline = time.monotonic() + 120
+    while not (history.is_file() and history.read_text().count("\n") >= 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = history.read_text().splitlines()
+    subprocess.run([*program, "resume"], check=True)
+    after = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert after[: len(before)] == before and len(after) == 5
+    rates = [float(line.split(",")[1]) for line in after[1:]]
+    steps = 576 // 64 * 4
+    sgd = recipe("sample").optimizer
+    assert rates == pytest.approx([learning_rate(sgd, steps // 4 * e - 1, steps) for e in (1, 2, 3, 4)], rel=1e-4)
+
+
+# What bad input gets
+
+
+def test_folders_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(MnetError, match=r"run exists already; choose another --out or delete it\."):
+        train(_options(tmp_path))
+    with pytest.raises(MnetError, match="is no training run; it is left alone"):
+        train(_options(tmp_path, overwrite=True))
+    (tmp_path / "run").rmdir()
+    with pytest.raises(MnetError, match="there is no unfinished training in"):
+        train(_options(tmp_path, resume=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0 trains nothing"),
+        ({"recipe": "none"}, "--recipe none does not exist"),
+        ({"alpha": 0.001}, "--alpha 0.001 leaves the stem no channel"),
+        ({"data": "nowhere"}, "nowhere does not exist"),
+        ({"train_images": 5000}, "has 4000 training images, not 5000"),
+        ({"train_images": 40, "validation_images": 0}, "40 training images make no batch of 64"),
+        ({"architecture": mobilenet(0.25, (28, 28), 1, 7)}, "7 classes"),
+        ({"threads": 0}, "--threads 0"),
+    ],
+)
+def test_bad_options_leave_nothing_behind(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MnetError, match=message):
+        train(_options(tmp_path, **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MnetError, match="cannot be written: Not a directory"):
+        train(_options(tmp_path / "file", architecture=_TINY))
+
+
+def test_damaged_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "checkpoint.npz").write_bytes(b"PK")
+    with pytest.raises(MnetError, match=r"checkpoint\.npz is damaged"):
+        train(_options(tmp_path, resume=True, architecture=_TINY))
+
+
+def test_command_line_of_an_unusual_run() -> None:
+    options = TrainingOptions(
+        "cifar10", Path("x/run"), alpha=0.5, size=(32, 24), stem_stride=1, head=Head.ARGMAX, seed=2
+    )
+    assert training.command(options) == (
+        "mnet train --data cifar10 --alpha 0.5 --size 32x24 --stem-stride 1 --head argmax "
+        "--recipe default --seed 2 --out run"
+    )
+
+
+def test_progress_without_a_terminal_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    with training.progress_bar() as report:
+        for epoch in range(1, 31):
+            report(Progress(epoch, 30, 10, 10, 1.0, 0.5, ()))
+            report(Progress(epoch, 30, 5, 10, 1.0, 0.5, ()))
+    assert capfd.readouterr().err.count("\n") == 10
