@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from codegen.plan import TAKE, Plan
+from codegen.plan import TAKE, Plan, PlannedOp
 from mnet.errors import PlanError
 from mnet.graph import Graph, macs_of
 from mnet.resources import folder
@@ -181,6 +181,13 @@ def plan_json(plan: Plan) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
+def kernel_text(plan: Plan, op: PlannedOp, environment: jinja2.Environment | None = None) -> str:
+    """Return the C function of one op, as it stands in NAME.c."""
+    template = (environment or _environment()).get_template(f"kernels/{op.kernel.template}")
+    name = plan.graph.name
+    return template.render(name=name, NAME=name.upper(), symbol=op.symbol, v=op.view)
+
+
 def emit(plan: Plan, origin: Origin) -> dict[str, str]:
     """Return the generated files by their path inside the folder.
 
@@ -200,13 +207,9 @@ def emit(plan: Plan, origin: Origin) -> dict[str, str]:
         "test/Makefile": "files/test_Makefile.j2",
         "Makefile": "files/Makefile.j2",
     }
-    kernels = [
-        environment.get_template(f"kernels/{op.kernel.template}").render(
-            name=name, NAME=name.upper(), symbol=symbol, v=op.view
-        )
-        for symbol, op in view["functions"].items()
-    ]
-    texts = {path: environment.get_template(source).render(view | {"kernels": kernels}) for path, source in files.items()}
+    kernels = [kernel_text(plan, op, environment) for op in view["functions"].values()]
+    view["kernels"] = kernels
+    texts = {path: environment.get_template(source).render(view) for path, source in files.items()}
     texts[f"{name}.plan.json"] = plan_json(plan)
     return texts
 

@@ -1,5 +1,6 @@
 """From a model file to generated C: the stages in a row, for the commands that need them all."""
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def check_budget(prepared: Prepared) -> None:
     )
 
 
-def command_of(prepared: Prepared) -> str:
+def command_of(prepared: Prepared, labels: tuple[str, ...] = ()) -> str:
     """Return the command that makes the files again, without paths."""
     options, default = prepared.options, Options()
     parts = ["mnet codegen", prepared.path.name, "--target", prepared.plan.target.name]
@@ -107,13 +108,15 @@ def command_of(prepared: Prepared) -> str:
         parts += ["--name", options.name]
     if not options.simplify:
         parts.append("--no-simplify")
+    if labels:
+        parts += ["--labels", shlex.quote(",".join(labels))]
     return " ".join([*parts, "-o", prepared.graph.name])
 
 
 def generate(prepared: Prepared, labels: tuple[str, ...] = (), seed: int = 0) -> dict[str, str | bytes]:
     """Return the files of the generated folder, its test vectors included."""
     files: dict[str, str | bytes] = {
-        **emit(prepared.plan, Origin(command_of(prepared), __version__, labels)),
+        **emit(prepared.plan, Origin(command_of(prepared, labels), __version__, labels)),
     }
     inputs = verify.random_inputs(prepared.source, VECTOR_INPUTS, seed)
     tensors = golden.run(prepared.source, prepared.plan.oracle, inputs)

@@ -46,6 +46,22 @@ _LONGEST_NAME = 1000  # bytes; also keeps searches in it short
 _OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 _TYPE_NAMES = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
 _SUPPORTED = "CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, AVERAGE_POOL_2D, MEAN, ADD, PAD, RESHAPE and SOFTMAX"
+OPERATORS: Mapping[str, str] = {  # what is read, and how far
+    "CONV_2D": "any kernel, stride, dilation and padding; ReLU and ReLU6",
+    "DEPTHWISE_CONV_2D": "the same, any depth multiplier",
+    "FULLY_CONNECTED": "weights with one scale, or one for each output",
+    "AVERAGE_POOL_2D": "any window",
+    "MEAN": "over all rows and columns",
+    "ADD": "of two activations of one shape",
+    "PAD": "of rows and columns",
+    "RESHAPE": "that keeps the values, also SQUEEZE and EXPAND_DIMS",
+    "SQUEEZE": "as RESHAPE",
+    "EXPAND_DIMS": "as RESHAPE",
+    "SOFTMAX": "over the classes",
+    "SHAPE": "where it only serves a RESHAPE",
+    "STRIDED_SLICE": "where it only serves a RESHAPE",
+    "PACK": "where it only serves a RESHAPE",
+}
 
 _CONVOLUTION = ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction")
 _POOL = ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction")
@@ -604,7 +620,7 @@ class _Importer:
             if tensor.type != "int8":
                 raise self.fail(f"is a {tensor.type} model: quantize it to int8 first (mnet quantize).")
             self.activation(tensor)
-        todo = [operator for operator in model.operators if not self._computes_a_shape(operator)]
+        todo = [operator for operator in model.operators if not self.computes_a_shape(operator)]
         for operator in todo:
             self.where = self._place(operator)
             if operator.kind not in self.readers:
@@ -630,7 +646,7 @@ class _Importer:
         tensors = {tensor: by_name[tensor] for tensor in (source, *(op.output for op in kept))}
         return check_graph(Graph(name, tensors, kept, source, target, model_hash))
 
-    def _computes_a_shape(self, operator: _Operator) -> bool:
+    def computes_a_shape(self, operator: _Operator) -> bool:
         """Return whether `operator` only serves a RESHAPE: its result is known, the output's shape is in the file."""
         return operator.kind in ("SHAPE", "STRIDED_SLICE", "PACK") and all(
             0 <= index < len(self.model.tensors) and self.model.tensors[index].type in ("int32", "int64")
@@ -641,6 +657,45 @@ class _Importer:
         index = operator.outputs[0] if operator.outputs else -1
         name = f' "{self.names[index][:80]}"' if 0 <= index < len(self.names) else ""
         return f"{self.path}, operator {operator.index}{name} ({operator.kind})"
+
+
+@dataclass(frozen=True)
+class OperatorRow:
+    """One operator of a file, as `list_operators` found it."""
+
+    index: int
+    kind: str
+    output: str  # name of the tensor that it makes
+    shape: tuple[int, ...]
+    type: str  # of the tensor
+    is_read: bool  # whether mnet reads this kind of operator, in an int8 model
+
+
+def list_operators(path: str | Path) -> tuple[OperatorRow, ...]:
+    """Return the operators of a .tflite file, of any kind and type.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    path = Path(path)
+    data = _content(path)
+    importer = _Importer(_parse(data, path), path)
+    rows = []
+    for operator in importer.model.operators:
+        index = operator.outputs[0] if operator.outputs else -1
+        is_known = 0 <= index < len(importer.model.tensors)
+        tensor = importer.model.tensors[index] if is_known else None
+        rows.append(
+            OperatorRow(
+                operator.index,
+                operator.kind,
+                importer.names[index] if is_known else "",
+                tensor.shape if tensor else (),
+                tensor.type if tensor else "",
+                operator.kind in importer.readers or importer.computes_a_shape(operator),
+            )
+        )
+    return tuple(rows)
 
 
 def read_model(path: str | Path) -> Graph:
@@ -656,21 +711,30 @@ def read_model(path: str | Path) -> Graph:
         ModelError: the file is missing, damaged, not int8, or has an operator that mnet does not read.
     """
     path = Path(path)
+    return parse_model(_content(path), path)
+
+
+def parse_model(data: bytes, path: str | Path) -> Graph:
+    """Read the bytes of an int8 .tflite file; `path` is for its name and for messages. See `read_model`."""
+    path = Path(path)
+    _check_mark(data, path)
+    importer = _Importer(_parse(data, path), path)
+    return importer.run(_identifier(path.stem, "model"), hashlib.sha256(data).hexdigest()[:16])
+
+
+def _content(path: Path) -> bytes:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise ModelError(f"{path} has more than {_LARGEST_FILE >> 20} MiB: no microcontroller holds it.")
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    return parse_model(data, path)
+    _check_mark(data, path)
+    return data
 
 
-def parse_model(data: bytes, path: str | Path) -> Graph:
-    """Read the bytes of an int8 .tflite file; `path` is for its name and for messages. See `read_model`."""
-    path = Path(path)
+def _check_mark(data: bytes, path: Path) -> None:
     if not data:
         raise ModelError(f"{path} is empty: make or fetch it again.")
     if data[4:8] != b"TFL3":
         raise ModelError(f"{path} is no .tflite file: it lacks the mark TFL3 at byte 4.")
-    importer = _Importer(_parse(data, path), path)
-    return importer.run(_identifier(path.stem, "model"), hashlib.sha256(data).hexdigest()[:16])

@@ -346,6 +346,15 @@ def instruction_bytes(code: bytes, at: int) -> int:
     return 4 if code[at + 1] >> 3 in (0b11101, 0b11110, 0b11111) else 2
 
 
+def section(elf: Path, name: str) -> tuple[int, bytes]:
+    """Return address and bytes of a section of `elf`."""
+    with _open_elf(elf) as file:
+        found = file.get_section_by_name(name)
+        if found is None:
+            raise ToolError(f"{elf} has no section {name}")
+        return int(found["sh_addr"]), bytes(found.data())
+
+
 def sizes(elf: Path) -> Sizes:
     """Return what the generated model takes in an ELF file of `build_target` or firmware/Makefile."""
     with _open_elf(elf) as file:

@@ -1,0 +1,308 @@
+"""The command line: click declarations, a few lines each. What commands do is in `mnet.commands` and its neighbours.
+
+Nothing heavy is imported before a command runs, so that `mnet --help` answers at once.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mnet import __version__
+from mnet.errors import MnetError
+
+STAGES = ("graph", "simplified", "plan", "memory", "c", "asm")
+
+
+class _Sentence(click.ClickException):
+    """A finished sentence for the user."""
+
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """Prints the one sentence of an MnetError; anything else is our bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MnetError as error:
+            raise _Sentence(str(error)) from None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which a user meets them, not of the alphabet."""
+        return list(self.commands)
+
+
+def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Return a number of bytes: 12288 or 12k (1 k = 1,024 B)."""
+    if value is None:
+        return None
+    text = value.lower().removesuffix("b")
+    unit = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:], 1)
+    digits = text[:-1] if unit > 1 else text
+    if not digits.isdecimal() or not int(digits):
+        raise click.BadParameter(f"{value} is no number of bytes: write 12288 or 12k (1 k = 1,024 B)")
+    return int(digits) * unit
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Return height and width: 32, or 48x64."""
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise click.BadParameter(f"{value} is no size: write 32, or 48x64 for height x width")
+    return int(sides[0]), int(sides[-1])
+
+
+def _json_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the name of a JSON file, or "-" for stdout; `--json model.tflite` must not overwrite a model."""
+    if value is not None and value != "-" and not value.endswith(".json"):
+        raise click.BadParameter(f"{value}: the file's name must end in .json (or write --json last, for stdout)")
+    return value
+
+
+_json_option = click.option(
+    "--json", "json_file", callback=_json_name, is_flag=False, flag_value="-", metavar="[FILE.json]",
+    help="Print JSON instead of tables; with a name, write it to that file.",
+)  # fmt: skip
+_model_argument = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.tflite")
+_layer_option = click.option("--layer", metavar="L", help="Only this layer or tensor.")
+
+
+def _code_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of generated code; the command gets them as one `options`, a `mnet.pipeline.Options`."""
+
+    @functools.wraps(command)
+    def wrapped(
+        target: str, name: str | None, oracle: str, input_mode: str, ram: int | None, simplify: bool, **rest: Any
+    ) -> Any:
+        from mnet.pipeline import Options
+
+        return command(options=Options(target, oracle, input_mode, name, simplify, ram), **rest)
+
+    for option in (
+        click.option("--no-simplify", "simplify", is_flag=True, flag_value=False, default=True,
+                     help="Plan the graph as it stands in the file."),
+        click.option("--ram", callback=_bytes, metavar="BYTES", help="Fail if the arena takes more: 12288, 12k."),
+        click.option("--input", "input_mode", default="const", show_default=True, metavar="const|arena|rows",
+                     help="Where the image is: read-only memory, the arena, or pushed row by row."),
+        click.option("--oracle", default="litert", show_default=True, metavar="litert|tflm",
+                     help="Whose rounding: the runtime that the bits must equal."),
+        click.option("--name", help="Of the C functions and files; by default the model's file name."),
+        click.option("--target", default="cortex-m", show_default=True, metavar="T",
+                     help="cortex-m (any core), cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55, -m85, or host."),
+    ):  # fmt: skip
+        wrapped = option(wrapped)
+    return wrapped
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="mnet")
+def main() -> None:
+    """Train a small MobileNet, quantize it, generate plain C for Cortex-M, and prove every bit.
+
+    \b
+    mnet demo                                                        all of it on bundled images, in minutes
+    mnet train --data sample --recipe sample --out run               model.keras
+    mnet quantize run -o model.tflite                                int8
+    mnet codegen model.tflite --target cortex-m4 -o model            C sources
+    mnet verify model.tflite --target cortex-m4                      LiteRT == C here == C on the emulated core
+
+    Exit codes: 0 well, 1 bits differ, 2 bad input (one sentence says what), 3 something could not be run.
+    """
+
+
+@main.command()
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("mnet-demo"),
+    show_default=True,
+    help="Folder of everything that is made.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), default=None, help="Fewer are quicker and worse.")
+@_json_option
+def demo(out: Path, epochs: int | None, json_file: str | None) -> None:  # fmt: skip
+    """Train on bundled images, quantize, generate C, prove it on this computer and an emulated Cortex-M4."""
+    from mnet.demo import run
+
+    raise SystemExit(run(out, epochs, json_file))
+
+
+@main.command()
+@_json_option
+def doctor(json_file: str | None) -> None:
+    """Say what is installed, what is missing, and how to get it."""
+    from mnet.doctor import run
+
+    raise SystemExit(run(json_file))
+
+
+@main.command()
+@click.option(
+    "--data",
+    default="sample",
+    show_default=True,
+    metavar="D",
+    help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
+)
+@click.option("--alpha", type=float, default=0.25, show_default=True, help="Width of the network.")
+@click.option("--size", callback=_size, metavar="S", help="Scale the images: 32, or 48x64 (height x width).")
+@click.option(
+    "--stem-stride",
+    type=click.Choice(["1", "2"]),
+    default="2",
+    show_default=True,
+    help="Stride of the first convolution.",
+)
+@click.option(
+    "--head",
+    type=click.Choice(["softmax", "argmax"]),
+    default="softmax",
+    show_default=True,
+    help="Probabilities, or logits whose largest is the answer.",
+)
+@click.option("--recipe", default="default", show_default=True, help="seed, default or sample; see mnet/recipes.py.")
+@click.option("--epochs", type=int, help="By default what the recipe says.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
+@click.option("--threads", type=int, help="Of TensorFlow; the weights depend on it.")
+@click.option("--train-images", type=int, help="Use only so many, as many of each class.")
+@click.option("--validation-images", type=int, help="Kept back from the training images; by default a tenth.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="RUN", help="Folder of the run.")
+@click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
+@click.option("--overwrite", is_flag=True, help="Replace a run at the same place.")
+@_json_option
+def train(stem_stride: str, head: str, json_file: str | None, **values: Any) -> None:  # fmt: skip
+    """Train a MobileNet: model.keras, history, model card."""
+    from mnet.architecture import Head
+    from mnet.commands.train import train
+    from mnet.training import TrainingOptions
+
+    train(TrainingOptions(stem_stride=int(stem_stride), head=Head(head), **values), json_file)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL.keras")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="MODEL.tflite")
+@click.option("--data", metavar="D", help="Calibrate by these training images; by default the run's own.")
+@click.option(
+    "--normalization", type=click.Choice(["x/255", "x/128 - 1"]), help="Of the input; by default what the run says."
+)
+@click.option("--images", type=int, default=500, show_default=True, help="To calibrate by.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
+@_json_option
+def quantize(normalization: str | None, json_file: str | None, **values: Any) -> None:  # fmt: skip
+    """Make an int8 .tflite of a trained model."""
+    from mnet.commands.train import quantize
+    from mnet.quantization import QuantizationOptions
+    from mnet.recipes import Normalization
+
+    chosen = Normalization(normalization) if normalization else None
+    quantize(QuantizationOptions(normalization=chosen, **values), json_file)
+
+
+@main.command("eval")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.tflite|RUN|MODEL.keras")
+@click.option("--data", metavar="D", help="As for train, or an .npz with x and y; by default the run's own.")
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@_json_option
+def evaluate(model: Path, data: str | None, split: str, json_file: str | None) -> None:
+    """Measure the accuracy of an int8 .tflite, or of a trained float model."""
+    from mnet.commands.evaluate import evaluate
+
+    evaluate(model, data, split, json_file)
+
+
+@main.command()
+@_model_argument
+@_code_options
+@click.option("--labels", metavar="A,B,C", help="Names of the classes, for the header.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@_json_option
+def codegen(model: Path, options: Any, labels: str | None, out: Path, json_file: str | None) -> None:
+    """Generate C99 sources, with a test that proves them again."""
+    from mnet.commands.generate import generate
+
+    names = tuple(label.strip() for label in labels.split(",")) if labels else ()
+    generate(model, options, names, out, json_file)
+
+
+@main.command()
+@_model_argument
+@_code_options
+@click.option(
+    "--inputs", type=click.IntRange(min=1), default=20, show_default=True, help="For LiteRT and this computer."
+)
+@click.option("--emulated", type=click.IntRange(min=1), default=2, show_default=True, help="Of them, for each core.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs.")
+@_layer_option
+@click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing and a leg was not run.")
+@_json_option
+def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> None:
+    """Compare LiteRT, golden model, C on this computer and C on emulated cores, byte by byte."""
+    from mnet.commands.verify import verify
+
+    raise SystemExit(verify(model, options, json_file=json_file, **values))
+
+
+@main.command()
+@_model_argument
+@_code_options
+@_json_option
+def profile(model: Path, options: Any, json_file: str | None) -> None:
+    """Count instructions and model cycles, layer by layer; flash, arena and stack."""
+    from mnet.commands.profile import profile
+
+    profile(model, options, json_file)
+
+
+@main.command()
+@_model_argument
+@_code_options
+@click.option("--stage", type=click.Choice(STAGES), default="graph", show_default=True)
+@_layer_option
+def show(model: Path, options: Any, stage: str, layer: str | None) -> None:
+    """Print a stage on the way from model to machine code."""
+    from mnet.pipeline import prepare
+    from mnet.show import show
+
+    click.echo(show(prepare(model, options), stage, layer))
+
+
+@main.command()
+@click.option("--alpha", type=float, default=0.25, show_default=True)
+@click.option("--size", callback=_size, default="224", show_default=True, metavar="S", help="Or 48x64: height x width.")
+@click.option("--classes", type=int, default=1000, show_default=True)
+@click.option("--channels", type=int, default=3, show_default=True)
+@click.option("--stem-stride", type=click.Choice(["1", "2"]), default="2", show_default=True)
+@click.option("--layers", is_flag=True, help="The table of layers.")
+@_json_option
+@click.pass_context
+def cost(context: click.Context, /, layers: bool, json_file: str | None, stem_stride: str, **values: Any) -> None:
+    """Multiply-adds and parameters of a network; without options, the two classic tables."""
+    from mnet.commands.cost import classic, one
+
+    given = [context.get_parameter_source(name) for name in ("stem_stride", *values)]
+    if all(source is click.core.ParameterSource.DEFAULT for source in given) and not layers:
+        classic(json_file)
+    else:
+        one(layers, json_file, stem_stride=int(stem_stride), **values)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL.tflite]", required=False)
+@_json_option
+def ops(model: Path | None, json_file: str | None) -> None:
+    """List the operators that mnet reads, or those of a model and whether it reads them."""
+    from mnet.commands.ops import ops
+
+    ops(model, json_file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""`mnet codegen`: the generated folder, and what its user needs to know."""
+
+from pathlib import Path
+
+from codegen.plan import TAKE
+from mnet.commands.console import print_json
+from mnet.pipeline import Options, prepare, write
+
+
+def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, json_file: str | None) -> None:
+    """Write the generated folder and print its figures."""
+    prepared = prepare(model, options)
+    write(prepared, out, labels)
+    plan = prepared.plan
+    constants = 4 * sum(map(len, plan.constants.values()))
+    if json_file:
+        figures = {
+            "folder": str(out),
+            "name": plan.graph.name,
+            "target": plan.target.name,
+            "oracle": plan.oracle.name,
+            "input_mode": plan.input_mode,
+            "arena_bytes": plan.arena_bytes,
+            "constant_bytes": constants,
+            "steps": sum(step != TAKE for step in plan.schedule),
+            "files": sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()),
+        }
+        print_json(figures, json_file)
+        return
+    print(f"{out}: C for {plan.target.name}, the bits of {plan.oracle.name}, --input {plan.input_mode}")
+    print(f"arena {plan.arena_bytes:,} B, packed weights and constants {constants:,} B")
+    if plan.target.name == "cortex-m":
+        print("compiles and gives these bits on every core from Cortex-M0 to M85; fast with -mcpu=cortex-m4 or better")
+    elif plan.target.gcc:
+        print(f"compile it with {' '.join(plan.target.gcc)} -O2")
+    print(f"prove it again: make -C {out} test")
