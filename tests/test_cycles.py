@@ -154,6 +154,26 @@ def test_a_loop_costs_what_a_pencil_says(core: str, tmp_path: Path) -> None:
         assert profile.functions["tiny_loop"] == cycles.Cost(calls * LOOP_INSTRUCTIONS, calls * LOOP_CYCLES[core])
 
 
+LONG = """
+__attribute__((naked, noinline)) static void tiny_long(void)
+{
+    __asm__ volatile(".balign 4\\n mov r1, sp\\n .rept 700\\n ldr.w r2, [r1]\\n .endr\\n bx lr\\n");
+}
+"""
+
+
+def test_straight_code_costs_the_same_wherever_an_emulator_cuts_it(tmp_path: Path) -> None:
+    """Emulators end a block where a page of 1 KiB ends; here an instruction straddles each of these ends."""
+    source = fake_model.SOURCE.replace("static void tiny_sum", LONG + "\nstatic void tiny_sum")
+    source = source.replace("int32_t sum = 0;", "int32_t sum = 0;\n    tiny_long();")
+    folder = fake_model.write(tmp_path / "tiny", source=source)
+    elf = toolchain.build_target(folder, TARGETS["cortex-m4"], ("MODEL_COUNT",), "gcc", tmp_path / "out")
+    for emulator in ["unicorn"] + (["qemu"] if shutil.which("qemu-system-arm") else []):
+        profile = cycles.profile(elf, TARGETS["cortex-m4"], fake_model.inputs(1).tobytes(), emulator=emulator)
+        calls = fake_model.ROWS
+        assert profile.functions["tiny_long"] == cycles.Cost(calls * 702, calls * (1 + 2 + 699 + 3))
+
+
 @pytest.mark.parametrize("core", [pytest.param("cortex-m0", marks=SLOW), "cortex-m4", "cortex-m55"])
 def test_entries_and_runner_add_up(core: str, tmp_path: Path) -> None:
     if core == "cortex-m55" and shutil.which("qemu-system-arm") is None:
