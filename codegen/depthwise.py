@@ -25,7 +25,7 @@ ACCUMULATORS = ("r10", "r11", "r12")
 ROW_WORDS = ("r7", "r8", "r9")  # the loaded words of the three rows
 LARGEST_OFFSET = 4095  # of a load or a store
 MAX_STRAIGHT_WORDS = 96  # words of all the rows of a channel that are unrolled; about 100 bytes of code each
-PAIRED_WORDS = 12  # up to here two channels are unrolled, to share the loop
+PAIRED_OUTPUTS = 24  # up to here two channels are unrolled, to share the loop
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class DepthwiseView:
     @property
     def unroll(self) -> int:
         """Return the channels of one round of the channel loop."""
-        small = len(self.lines) * self.width <= 2 * PAIRED_WORDS
+        small = len(self.lines) * self.outputs <= PAIRED_OUTPUTS
         within = self.input_channel + self._reach <= LARGEST_OFFSET
         return 2 if self.channels % 2 == 0 and small and within else 1
 

@@ -130,10 +130,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
 
 def _trace_bytes(plan: Plan) -> list[int]:
     """Return for each entry, and last for taking a row, the bytes from the traced pointer that hold its rows."""
-    spans = [
-        plan.storage[entry.tensor].span_bytes(entry.rows) if entry.rows else 0
-        for entry in plan.entries
-    ]
+    spans = [plan.storage[entry.tensor].span_bytes(entry.rows) if entry.rows else 0 for entry in plan.entries]
     return [*spans, plan.storage[plan.graph.input].span_bytes(1)]
 
 

@@ -30,7 +30,9 @@ class Layout:
         return {1: "uint8_t", 2: "int16_t", 4: "int32_t"}[self.element_bytes]
 
 
-WIDE16 = Layout("wide16", 2, planar=False, centred=False)  # int16 [slot][pixel][channel]: input of every DSP convolution
+WIDE16 = Layout(
+    "wide16", 2, planar=False, centred=False
+)  # int16 [slot][pixel][channel]: input of every DSP convolution
 WIDE8 = Layout("wide8", 1, planar=False, centred=False)  # uint8 [slot][pixel][channel]: cores without DSP instructions
 PLANAR16 = Layout("planar16", 2, planar=True, centred=True)  # int16 [channel][slot][pixel]: input of the DSP depthwise
 SUMS32 = Layout("sums32", 4, planar=False, centred=False)  # int32 [channel]: what pooling adds rows to

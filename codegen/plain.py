@@ -82,9 +82,7 @@ def _channel_words(call: Call, weight_sums: Int32Array) -> list[list[int]]:
     assert isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected)
     bias = how.bias(op.bias - (source.tensor.zero_point - source.offset) * weight_sums.astype(np.int64))
     delta = [[int(d)] if how.view.form == "fast" else [] for d in how.delta]
-    return [
-        [as_word(word) for word in (b, *d, *words)] for b, d, words in zip(bias, delta, how.words, strict=True)
-    ]
+    return [[as_word(word) for word in (b, *d, *words)] for b, d, words in zip(bias, delta, how.words, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,9 @@ def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int
     heads = _channel_words(call, weights.astype(np.int32).sum(axis=1))
     words: list[int] = []
     for start in range(0, len(heads), view.block):
-        chosen = [min(start + lane, len(heads) - 1) for lane in range(view.block)]  # the last block may repeat a channel
+        chosen = [
+            min(start + lane, len(heads) - 1) for lane in range(view.block)
+        ]  # the last block may repeat a channel
         words += [word for c in chosen for word in heads[c]]
         words += int8_words(np.ascontiguousarray(weights[chosen].T))
     return tuple(words)
@@ -257,7 +257,12 @@ def pool_view(call: Call) -> PoolView:
     op = call.op
     assert isinstance(op, AveragePool2D)
     return PoolView(
-        access(call.inputs[0]), access(call.output), op.kernel, op.stride, (op.padding[0], op.padding[2]), *op.activation
+        access(call.inputs[0]),
+        access(call.output),
+        op.kernel,
+        op.stride,
+        (op.padding[0], op.padding[2]),
+        *op.activation,
     )
 
 

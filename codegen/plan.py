@@ -170,7 +170,9 @@ def _replay_rows(plan: Plan) -> None:
         address = plan.row_address[entry.output + number * entry.output_step]
         slot, rest = divmod(address - buffers[entry.tensor].offset, storage.slot_bytes)
         if rest or not buffers[entry.tensor].birth <= step <= buffers[entry.tensor].death:
-            raise PlanError(f"plan of {plan.graph.name}, step {step}: {entry.label} writes outside the life of its rows")
+            raise PlanError(
+                f"plan of {plan.graph.name}, step {step}: {entry.label} writes outside the life of its rows"
+            )
         if not entry.op:
             rows = range(storage.virtual_rows) if entry.first_row < 0 else (entry.first_row + number * entry.row_step,)
             for virtual in rows:
@@ -186,10 +188,14 @@ def _replay_rows(plan: Plan) -> None:
             for row in range(max(first, -source.top), min(last, source.height + source.bottom - 1) + 1):
                 virtual = row + source.top
                 if holds[name].get(virtual % source.slots) != virtual:
-                    raise PlanError(f"plan of {plan.graph.name}, step {step}: {op.name} reads row {row} of {name} too late")
+                    raise PlanError(
+                        f"plan of {plan.graph.name}, step {step}: {op.name} reads row {row} of {name} too late"
+                    )
             if name == op.output or not buffers[name].birth <= step <= buffers[name].death:
                 raise PlanError(f"plan of {plan.graph.name}, step {step}: {op.name} reads dead rows of {name}")
         for row in range(max(entry.rows, 1)):
-            holds[entry.tensor][(slot + row) % storage.slots] = storage.top + entry.first_row + number * entry.row_step + row
+            holds[entry.tensor][(slot + row) % storage.slots] = (
+                storage.top + entry.first_row + number * entry.row_step + row
+            )
     if any(calls[op.name] != op.calls for op in plan.ops):
         raise PlanError(f"plan of {plan.graph.name}: the schedule ends too early")

@@ -165,9 +165,7 @@ def _works(graph: Graph, stages: Sequence[Stage], calls: Sequence[Call], storage
     works = [Work((), graph.input, source.height, (), source.top, 1)]
     for stage, call in zip(stages, calls, strict=True):
         windows = tuple(
-            tuple(
-                _clipped(stage.kernel.window(call, which, number), storages[name]) for number in range(stage.calls)
-            )
+            tuple(_clipped(stage.kernel.window(call, which, number), storages[name]) for number in range(stage.calls))
             for which, name in enumerate(stage.inputs)
         )
         works.append(Work(stage.inputs, stage.output, stage.calls, windows, storages[stage.output].top, stage.rows))
@@ -245,7 +243,13 @@ def _search(
         name: Rows(s.top, s.height, s.bottom, s.padded or bool(s.bottom) or s.layout is SUMS32)
         for name, s in storages.items()
     }
-    choices = [stage.output for stage in stages if stage.output != graph.output and storages[stage.output].height > 1]
+    # Whole-layer calls gather what they read and make in any case.
+    gathers = {name for stage in stages if stage.rows > 1 for name in (*stage.inputs, stage.output)}
+    choices = [
+        stage.output
+        for stage in stages
+        if stage.output not in gathers and stage.output != graph.output and storages[stage.output].height > 1
+    ]
 
     def attempt(gathered: frozenset[str]) -> _Trial:
         schedule = pull_schedule(works, rows, graph.output, gathered)
@@ -280,8 +284,7 @@ def _runs(phases: Sequence[int]) -> list[tuple[int, int, int]]:
     for number, phase in enumerate(phases):
         firsts.setdefault(phase, []).append(number)
     return [
-        (phase, numbers[0], numbers[1] - numbers[0] if len(numbers) > 1 else 1)
-        for phase, numbers in firsts.items()
+        (phase, numbers[0], numbers[1] - numbers[0] if len(numbers) > 1 else 1) for phase, numbers in firsts.items()
     ]
 
 
@@ -315,8 +318,11 @@ def _phase(stage: Stage, call: Call, number: int) -> int:
 class _Writer:
     """Collects the tables of a plan."""
 
-    def __init__(self, name: str, storages: Mapping[str, Storage], addresses: Mapping[str, int]) -> None:
+    def __init__(
+        self, name: str, storages: Mapping[str, Storage], addresses: Mapping[str, int], makers: Mapping[str, str]
+    ) -> None:
         self.name, self.storages, self.addresses = name, storages, addresses
+        self.makers = makers  # tensor -> the stage that makes it, whose name is shorter
         self.entries: list[Entry] = []
         self.row_address: list[int] = []
         self.constants: dict[str, tuple[int, ...]] = {}
@@ -328,7 +334,7 @@ class _Writer:
     def fill(self, tensor: str, every: bool) -> int:
         """Add the entry that fills a buffer, or its padding rows below one by one; return its index."""
         storage = self.storages[tensor]
-        label = f"fill_{_identifier(tensor)}" + ("" if every else "_bottom")
+        label = f"fill_{_identifier(self.makers.get(tensor, tensor))}" + ("" if every else "_below")
         value = 0 if storage.layout is SUMS32 else storage.padding_value
         bits = 8 * storage.layout.element_bytes
         pattern = sum((value & ((1 << bits) - 1)) << shift for shift in range(0, 32, bits))
@@ -345,9 +351,7 @@ class _Writer:
         if every:  # address of the buffer itself: slot 0, whichever row lies there
             output = len(self.row_address)
             self.row_address.append(self.addresses[tensor])
-        self.entries.append(
-            Entry(label, f"{self.name}_fill", symbol, 0, output, 0, 0, 1, "", tensor, first_row, 1, 0)
-        )
+        self.entries.append(Entry(label, f"{self.name}_fill", symbol, 0, output, 0, 0, 1, "", tensor, first_row, 1, 0))
         return len(self.entries) - 1
 
     def op(self, stage: Stage, call: Call, view: object, symbol: str) -> list[int]:
@@ -356,7 +360,7 @@ class _Writer:
         index_of: dict[int, int] = {}
         for phase, first_call, call_step in _runs(phases):
             words = stage.kernel.pack(call, view, phase)
-            name = f"{self.name}_{_identifier(stage.name)}" + (f"_{phase}" if len(set(phases)) > 1 else "")
+            name = f"{self.name}_{_identifier(stage.name)}" + (f"_phase{phase}" if len(set(phases)) > 1 else "")
             if words:
                 self.constants[name] = words
             source, pointers, step = self._input(stage, call, first_call, call_step)
@@ -429,7 +433,8 @@ def plan(graph: Graph, target: Target, oracle: Oracle, input_mode: str = "const"
     addresses, rows_bytes = place(trial.boxes)
     views = [stage.kernel.view(call) for stage, call in zip(stages, calls, strict=True)]
     symbols = _symbols(graph.name, stages, calls, views)
-    writer = _Writer(graph.name, trial.storages, addresses)
+    makers = {stage.output: stage.name for stage in stages}
+    writer = _Writer(graph.name, trial.storages, addresses, makers)
     entry_of = [
         writer.op(stage, call, view, symbol)
         for stage, call, view, symbol in zip(stages, calls, views, symbols, strict=True)
@@ -463,9 +468,7 @@ def plan(graph: Graph, target: Target, oracle: Oracle, input_mode: str = "const"
             schedule=tuple(steps),
             row_address=tuple(writer.row_address),
             take_row=writer.first[graph.input] + source.top,
-            buffers=tuple(
-                Buffer(box.name, addresses[box.name], box.size, box.birth, box.death) for box in trial.boxes
-            ),
+            buffers=tuple(Buffer(box.name, addresses[box.name], box.size, box.birth, box.death) for box in trial.boxes),
             rows_bytes=rows_bytes,
             state_bytes=state_size([steps.count(number) for number in range(len(writer.entries))]),
             live_bytes=trial.live,

@@ -36,7 +36,7 @@ LARGEST_SHIFT = 21
 
 # Corrections of the addend that are tried, in 1/256 of an accumulator. A full set of 255 thresholds leaves about one
 # unit of play; channels with fewer reachable thresholds leave more.
-_CORRECTIONS = (0, *(sign * step for step in (1, 2, 3, 4, 5, 6, 8, 12, 20, 40, 80) for sign in (1, -1)))
+_CORRECTIONS = tuple(sign * step for step in (1, 2, 3, 4, 5, 6, 8, 12, 20, 40, 80) for sign in (1, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,14 +145,22 @@ def solve_fast(how: Requantization, low: Int64Array, high: Int64Array) -> FastRe
     for shift in dict.fromkeys((min(COMMON_SHIFT, finest), *range(finest, finest - 5, -1))):
         if shift < 0:
             break
-        first = _first_deltas(how, thresholds, low, high, shift)
-        multiplier, delta = np.full(len(low), -1, np.int64), first.copy()
-        for correction in _CORRECTIONS:
-            left = np.flatnonzero(multiplier < 0)
-            delta[left] = first[left] + correction
-            multiplier[left] = _multipliers(thresholds[left], steps[left], low[left], high[left], delta[left], shift)
-            if multiplier.min() >= 0:
-                return FastRequantization(multiplier, delta, shift)
+        delta = _first_deltas(how, thresholds, low, high, shift)
+        multiplier = _multipliers(thresholds, steps, low, high, delta, shift)
+        # One hopeless channel spoils the shift: a few of those that need a correction go first.
+        unsolved = np.flatnonzero(multiplier < 0)
+        for some in (unsolved[:4], unsolved[4:]):
+            first = delta.copy()
+            for correction in _CORRECTIONS:
+                left = some[multiplier[some] < 0]
+                delta[left] = first[left] + correction
+                multiplier[left] = _multipliers(
+                    thresholds[left], steps[left], low[left], high[left], delta[left], shift
+                )
+            if (multiplier[some] < 0).any():
+                break
+        else:
+            return FastRequantization(multiplier, delta, shift)
     return None
 
 

@@ -27,6 +27,8 @@ class Tensor:
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
+    live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
+    constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from codegen.dead_channels import drop_dead_channels
 from codegen.emit import Origin, emit, write_folder
 from codegen.plan import Plan
 from codegen.planner import INPUT_MODES, plan
@@ -67,7 +68,7 @@ def prepare(path: Path, options: Options) -> Prepared:
         if not options.name.isidentifier() or not options.name.isascii():
             raise PlanError(f"--name {options.name} is no C identifier: use letters, digits and _, a letter first")
         source = replace(source, name=options.name)
-    graph = simplify(source) if options.simplify else source
+    graph = drop_dead_channels(simplify(source), whose) if options.simplify else source
     made = plan(graph, chosen, whose, options.input_mode)
     prepared = Prepared(path, source, graph, made, options)
     check_budget(prepared)
@@ -84,7 +85,8 @@ def check_budget(prepared: Prepared) -> None:
         key=lambda number: sum(b.size for b in made.buffers if b.birth <= number <= b.death),
     )
     at_peak = sorted((b for b in made.buffers if b.birth <= step <= b.death), key=lambda b: -b.size)[:2]
-    names = " with ".join(buffer.tensor.rsplit("/", 1)[-1] for buffer in at_peak)
+    makers = {op.output: op.name for op in made.ops}
+    names = " with ".join(makers.get(buffer.tensor, "the input") for buffer in at_peak)
     advice = "Use a smaller alpha or resolution."
     if prepared.options.input_mode != "rows":
         other = plan(prepared.graph, made.target, made.oracle, "rows").arena_bytes

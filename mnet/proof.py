@@ -1,7 +1,7 @@
-"""`mnet verify`: every leg of the chain of proof for a model and a target, with what it compared or why it did not run."""
+"""`mnet verify`: every leg of the chain of proof for a model and a target; what it compared, or why it did not run."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ def prove(
     seed: int = 0,
     inputs: Int8Array | None = None,
     progress: Progress = _no_progress,
+    cores: Sequence[str] | None = None,
 ) -> Proof:
     """Run every leg for a model.
 
@@ -59,17 +60,20 @@ def prove(
         seed: of the random inputs.
         inputs: int8 [count, height, width, channels] to take instead of random ones.
         progress: called as inputs are done.
+        cores: names of the targets to emulate; None for all that the plan's target runs on.
     """
     if inputs is None:
         inputs = verify.random_inputs(prepared.source, count, seed)
     tensors = golden.run(prepared.source, prepared.plan.oracle, inputs)
     few = {name: values[:emulated_count] for name, values in tensors.items()}
     legs = [_attempt("LiteRT reference kernels", lambda: _oracle(prepared, tensors))]
+    if any(tensor.constants for tensor in prepared.graph.tensors.values()):
+        legs.append(verify.compare_constants("folded constants", prepared.graph, tensors))
     with tempfile.TemporaryDirectory(prefix="mnet-") as name:
         folder = Path(name) / prepared.graph.name
         write(prepared, folder)
         legs.append(_attempt("C on this computer", lambda: _host(prepared, folder, tensors, progress)))
-        for core in prepared.plan.target.runs_on:
+        for core in prepared.plan.target.runs_on if cores is None else cores:
             run = partial(_core, prepared, folder, target(core), few, progress)
             legs.append(_attempt(f"C on {core}", run))
     legs = [_explained(leg, prepared, tensors) for leg in legs]

@@ -6,7 +6,7 @@ random bytes.
 """
 
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,9 +88,18 @@ class Comparison:
         self.first: dict[str, tuple[int, int, int, int, int, int]] = {}
 
     def compare(
-        self, tensor: str, number: int, row: int, got: npt.NDArray[np.integer], expected: npt.NDArray[np.integer]
+        self,
+        tensor: str,
+        number: int,
+        row: int,
+        got: npt.NDArray[np.integer],
+        expected: npt.NDArray[np.integer],
+        live: Sequence[int] = (),
     ) -> None:
-        """Compare rows [rows, width, channels] that start at `row` of `tensor`, for input `number`."""
+        """Compare rows [rows, width, channels] that start at `row` of `tensor`, for input `number`.
+
+        `live` are the channels of the file's tensor that these are, where simplification dropped some.
+        """
         self.values[tensor] = self.values.get(tensor, 0) + expected.size
         wrong = got != expected
         if not wrong.any():
@@ -98,7 +107,8 @@ class Comparison:
         self.differing[tensor] = self.differing.get(tensor, 0) + int(wrong.sum())
         if tensor not in self.first:
             y, x, c = (int(index) for index in np.argwhere(wrong)[0])
-            self.first[tensor] = (number, row + y, x, c, int(got[y, x, c]), int(expected[y, x, c]))
+            channel = live[c] if live else c
+            self.first[tensor] = (number, row + y, x, channel, int(got[y, x, c]), int(expected[y, x, c]))
 
     def leg(self) -> Leg:
         """Return what was found."""
@@ -162,7 +172,12 @@ def compare_trace(
         row = first_row + call * row_step
         storage = plan.storage[tensor]
         comparison.compare(
-            tensor, first_input + number, row, storage.unpack(span, rows), golden[tensor][number, row : row + rows]
+            tensor,
+            first_input + number,
+            row,
+            storage.unpack(span, rows),
+            golden[tensor][number, row : row + rows],
+            storage.tensor.live,
         )
         seen[tensor] = seen.get(tensor, 0) + rows
     if number != len(golden[plan.graph.output]):
@@ -202,10 +217,35 @@ def arithmetic_of(graph: Graph, oracle: Oracle, tensors: Mapping[str, Int8Array]
     )
 
 
+def kept_channels(plan: Plan, golden: Mapping[str, Int8Array]) -> dict[str, Int8Array]:
+    """Return the golden tensors of a plan, without the channels that simplification dropped."""
+    kept = {}
+    for name, values in golden.items():
+        if name in plan.storage:
+            live = plan.storage[name].tensor.live
+            kept[name] = values[..., list(live)] if live else values
+    return kept
+
+
+def compare_constants(name: str, graph: Graph, golden: Mapping[str, Int8Array]) -> Leg:
+    """Compare the channels that simplification folded away with what the golden model makes of them."""
+    comparison = Comparison(name)
+    comparison.inputs = len(golden[graph.input])
+    for tensor in graph.tensors.values():
+        if tensor.constants and tensor.name in golden:
+            channels = [channel for channel, _ in tensor.constants]
+            values = np.array([value for _, value in tensor.constants], np.int8)
+            for number, expected in enumerate(golden[tensor.name][..., channels]):
+                got = np.broadcast_to(values, expected.shape)
+                comparison.compare(tensor.name, number, 0, got, expected, channels)
+    return comparison.leg()
+
+
 def vectors(plan: Plan, golden: Mapping[str, Int8Array]) -> bytes:
     """Return the file that the generated folder's own test compares with: masks, inputs, expected rows, outputs."""
     entries = [(entry.tensor, entry.first_row, entry.row_step, entry.rows) for entry in plan.entries]
     entries.append((plan.graph.input, 0, 1, 1))
+    golden = kept_channels(plan, golden)
     inputs = golden[plan.graph.input]
     parts = [b"mnet" + plan.graph.model_hash[:8].encode() + struct.pack("<I", len(inputs))]
     for tensor, _, _, rows in entries:
@@ -259,6 +299,7 @@ def run_leg(
 ) -> Leg:
     """Run generated C on the golden model's inputs, some at a time, and compare all that it made."""
     comparison = Comparison(name)
+    golden = kept_channels(plan, golden)
     inputs = golden[plan.graph.input]
     for start in range(0, len(inputs), chunk):
         part = {tensor: values[start : start + chunk] for tensor, values in golden.items()}

@@ -1,0 +1,218 @@
+"""Drop what no input can change: channels that always hold one value, and channels that nobody reads. Exact, no tolerance.
+
+Forward, interval analysis: the smallest and the largest value of each channel follow from those of the channels before,
+because every op is monotone in its accumulator. Where the two meet the channel is constant. Padding reads as the
+zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer holds at the borders, too.
+Backward, liveness: a channel is needed where a needed channel reads it with a nonzero weight and cannot fold it into its
+bias. A constant folds where every tap sees it: there is no padding, or it is the zero_point.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from mnet.graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Graph,
+    Mean,
+    Op,
+    Pad,
+    Reshape,
+    Softmax,
+    check_graph,
+    inputs_of,
+)
+from mnet.oracle import Oracle, add, add_arithmetic, mean, mean_arithmetic, requantization, requantize
+
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """The values that each channel of a tensor can take."""
+
+    low: Int64Array  # [channels]
+    high: Int64Array  # [channels]
+
+    @property
+    def constant(self) -> BoolArray:
+        """Return which channels hold one value, everywhere and for every input."""
+        return np.asarray(self.low == self.high)
+
+
+def _everything(channels: int) -> Interval:
+    return Interval(np.full(channels, -128, np.int64), np.full(channels, 127, np.int64))
+
+
+def _accumulators(
+    op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, source: Interval
+) -> tuple[Int64Array, ...]:
+    """Return the least and the greatest accumulator of each output channel."""
+    zero_point = graph.tensors[op.input].zero_point
+    low, high = source.low - zero_point, source.high - zero_point
+    if not isinstance(op, FullyConnected) and any(op.padding):
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+    weights = op.weights.astype(np.int64)
+    match op:
+        case Conv2D():
+            products = [weights * low, weights * high]
+        case DepthwiseConv2D():
+            products = [weights * np.repeat(end, op.depth_multiplier) for end in (low, high)]
+        case FullyConnected():
+            pixels = weights.shape[1] // len(low)
+            products = [weights * np.tile(end, pixels) for end in (low, high)]
+    axes = (0, 1) if isinstance(op, DepthwiseConv2D) else tuple(range(1, weights.ndim))
+    bias = op.bias.astype(np.int64)
+    return bias + np.minimum(*products).sum(axis=axes), bias + np.maximum(*products).sum(axis=axes)
+
+
+def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interval, ...]) -> Interval:
+    source = sources[0]
+    match op:
+        case Conv2D() | DepthwiseConv2D() | FullyConnected():
+            how = requantization(op, graph, oracle)
+            ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
+        case AveragePool2D():
+            ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
+        case Mean():
+            mean_how = mean_arithmetic(op, graph, oracle)
+            ends = [mean(mean_how.count * end, mean_how).astype(np.int64) for end in (source.low, source.high)]
+        case Add():
+            how_add = add_arithmetic(op, graph, oracle)
+            pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
+            ends = [add(a.astype(np.int8), b.astype(np.int8), how_add).astype(np.int64) for a, b in pairs]
+        case Pad():
+            zero_point = graph.tensors[op.input].zero_point
+            ends = [np.minimum(source.low, zero_point), np.maximum(source.high, zero_point)]
+        case Reshape() | Softmax():
+            return _everything(graph.tensors[op.output].shape[2])
+        case _:
+            assert_never(op)
+    return Interval(*ends)
+
+
+def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
+    """Return the values that each channel of each tensor can take, for any int8 input."""
+    found = {graph.input: _everything(graph.tensors[graph.input].shape[2])}
+    for op in graph.ops:
+        found[op.output] = _output_interval(op, graph, oracle, tuple(found[name] for name in inputs_of(op)))
+    return found
+
+
+def _foldable(op: Conv2D | FullyConnected, graph: Graph, source: Interval) -> BoolArray:
+    """Return which input channels `op` can take into its bias."""
+    if isinstance(op, Conv2D) and any(op.padding):
+        return source.constant & (source.low == graph.tensors[op.input].zero_point)
+    return source.constant
+
+
+def _read_channels(op: Conv2D | FullyConnected, outputs: BoolArray, channels: int) -> BoolArray:
+    """Return which input channels the given output channels read with a nonzero weight."""
+    weights = op.weights.reshape(len(outputs), -1, channels)[outputs]
+    return np.asarray((weights != 0).any(axis=(0, 1)))
+
+
+def live_channels(graph: Graph, oracle: Oracle) -> dict[str, BoolArray]:
+    """Return for each tensor the channels that have to be computed.
+
+    Ops that work channel by channel keep the same channels in and out.
+    """
+    known = intervals(graph, oracle)
+    live = {name: np.zeros(graph.tensors[name].shape[2], bool) for name in known}
+    live[graph.input][:] = True
+    live[graph.output][:] = True
+    changed = True
+    while changed:
+        before = {name: int(channels.sum()) for name, channels in live.items()}
+        for op in reversed(graph.ops):
+            _need(op, graph, known, live)
+        changed = any(int(channels.sum()) != before[name] for name, channels in live.items())
+    for channels in live.values():
+        if not channels.any():
+            channels[0] = True  # a tensor without channels would be no tensor
+    return live
+
+
+def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str, BoolArray]) -> None:
+    """Mark the channels that the live outputs of `op` need."""
+    match op:
+        case Conv2D() | FullyConnected():
+            read = _read_channels(op, live[op.output], len(live[op.input]))
+            live[op.input][:] |= read & ~_foldable(op, graph, known[op.input])
+        case DepthwiseConv2D() if op.depth_multiplier > 1:
+            live[op.output][:] = True
+            live[op.input][:] = True
+        case DepthwiseConv2D() | AveragePool2D() | Mean() | Pad() | Add():
+            together = live[op.output].copy()
+            for name in inputs_of(op):
+                together |= live[name]
+            for name in (*inputs_of(op), op.output):
+                live[name][:] = together
+        case Reshape() | Softmax():
+            for name in (op.input, op.output):
+                live[name][:] = True
+        case _:
+            assert_never(op)
+
+
+def _frozen(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    array = np.ascontiguousarray(array)
+    array.flags.writeable = False
+    return array
+
+
+def _narrowed(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str, BoolArray]) -> Op:
+    """Return `op` over the live channels of its tensors."""
+    kept = live[op.output]
+    match op:
+        case Conv2D() | FullyConnected():
+            source = known[op.input]
+            pixels = op.weights.size // len(op.bias) // len(live[op.input])
+            weights = op.weights.reshape(len(op.bias), pixels, -1)[kept]
+            folded = np.where(live[op.input], 0, source.low - graph.tensors[op.input].zero_point)
+            bias = op.bias[kept] + (weights.astype(np.int64).sum(axis=1) * folded).sum(axis=1)
+            assert np.abs(bias).max(initial=0) < 1 << 31, op.name
+            shape = (len(bias), *op.weights.shape[1:-1], -1)
+            return replace(
+                op,
+                weights=_frozen(weights[:, :, live[op.input]].reshape(shape)),
+                bias=_frozen(bias.astype(np.int32)),
+                weight_scales=_frozen(op.weight_scales[kept]),
+            )
+        case DepthwiseConv2D():
+            return replace(
+                op,
+                weights=_frozen(op.weights[:, :, kept]),
+                bias=_frozen(op.bias[kept]),
+                weight_scales=_frozen(op.weight_scales[kept]),
+            )
+        case _:
+            return op
+
+
+def drop_dead_channels(graph: Graph, oracle: Oracle) -> Graph:
+    """Return a graph of fewer channels that gives the same bits; `Tensor.live` says which ones of the file's are left.
+
+    Channels that are dropped but read (constants) are folded into the bias of their readers. The analysis starts from
+    channels as they are in `graph`, so it is for graphs straight from `simplify`.
+    """
+    known, live = intervals(graph, oracle), live_channels(graph, oracle)
+    tensors = {}
+    for name, tensor in graph.tensors.items():
+        if name in live and not live[name].all():
+            channels = tuple(int(channel) for channel in np.flatnonzero(live[name]))
+            gone = np.flatnonzero(~live[name] & known[name].constant)
+            constants = tuple((int(channel), int(known[name].low[channel])) for channel in gone)
+            shape = (*tensor.shape[:2], len(channels))
+            tensor = replace(tensor, shape=shape, live=channels, constants=constants)
+        tensors[name] = tensor
+    ops = tuple(_narrowed(op, graph, known, live) for op in graph.ops)
+    return check_graph(replace(graph, tensors=tensors, ops=ops))
