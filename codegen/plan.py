@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from codegen.call import Call
 from codegen.kernels import Kernel
-from codegen.layout import Storage, align4
+from codegen.layout import SUMS32, Storage, align4
 from codegen.targets import Target
 from mnet.errors import PlanError
 from mnet.graph import Graph
@@ -167,6 +167,9 @@ def _replay_rows(plan: Plan) -> None:
         number = done[index]
         done[index] += 1
         storage = plan.storage[entry.tensor]
+        if storage.layout is SUMS32 and not entry.op:
+            holds[entry.tensor][0] = 0
+            continue
         address = plan.row_address[entry.output + number * entry.output_step]
         slot, rest = divmod(address - buffers[entry.tensor].offset, storage.slot_bytes)
         if rest or not buffers[entry.tensor].birth <= step <= buffers[entry.tensor].death:
@@ -174,10 +177,13 @@ def _replay_rows(plan: Plan) -> None:
                 f"plan of {plan.graph.name}, step {step}: {entry.label} writes outside the life of its rows"
             )
         if not entry.op:
-            rows = range(storage.virtual_rows) if entry.first_row < 0 else (entry.first_row + number * entry.row_step,)
-            for virtual in rows:
-                if entry.first_row >= 0 or virtual < storage.slots:
-                    holds[entry.tensor][virtual % storage.slots] = virtual
+            padding = [*range(storage.top), *range(storage.top + storage.height, storage.virtual_rows)]
+            if entry.first_row >= 0:
+                padding = [entry.first_row + number * entry.row_step]
+            elif not storage.whole:
+                padding = padding[: storage.top]
+            for virtual in padding:
+                holds[entry.tensor][virtual % storage.slots] = virtual
             continue
         op = ops[entry.op]
         call = calls[op.name]

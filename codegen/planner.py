@@ -338,12 +338,13 @@ class _Writer:
         value = 0 if storage.layout is SUMS32 else storage.padding_value
         bits = 8 * storage.layout.element_bytes
         pattern = sum((value & ((1 << bits) - 1)) << shift for shift in range(0, 32, bits))
-        if every:
+        planar = storage.layout.planar
+        repeats, step = (storage.stored_channels, storage.channel_bytes // 4) if planar else (1, 0)
+        words = storage.slot_bytes // 4
+        if every and planar and not storage.whole:
+            words *= storage.top  # the ring's other slots get rows before anybody reads them
+        elif every:
             words, repeats, step = storage.buffer_bytes // 4, 1, 0
-        else:
-            words = storage.slot_bytes // 4
-            repeats = storage.stored_channels if storage.layout.planar else 1
-            step = storage.channel_bytes // 4 if storage.layout.planar else 0
         symbol = f"{self.name}_{label}"
         self.constants[symbol] = (pattern, words, repeats, step)
         first_row = -1 if every else storage.top + storage.height
