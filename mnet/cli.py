@@ -128,7 +128,7 @@ def main() -> None:
 @click.option("--epochs", type=click.IntRange(min=1), default=None, help="Fewer are quicker and worse.")
 @_json_option
 def demo(out: Path, epochs: int | None, json_file: str | None) -> None:  # fmt: skip
-    """Train on bundled images, quantize, generate C, prove it on this computer and an emulated Cortex-M4."""
+    """All of it on bundled images: train, quantize, generate, prove, profile."""
     from mnet.demo import run
 
     raise SystemExit(run(out, epochs, json_file))
@@ -212,7 +212,7 @@ def quantize(normalization: str | None, json_file: str | None, **values: Any) ->
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @_json_option
 def evaluate(model: Path, data: str | None, split: str, json_file: str | None) -> None:
-    """Measure the accuracy of an int8 .tflite, or of a trained float model."""
+    """Accuracy of an int8 .tflite or a trained model."""
     from mnet.commands.evaluate import evaluate
 
     evaluate(model, data, split, json_file)
@@ -225,7 +225,7 @@ def evaluate(model: Path, data: str | None, split: str, json_file: str | None) -
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @_json_option
 def codegen(model: Path, options: Any, labels: str | None, out: Path, json_file: str | None) -> None:
-    """Generate C99 sources, with a test that proves them again."""
+    """Generate C99 sources and their test."""
     from mnet.commands.generate import generate
 
     names = tuple(label.strip() for label in labels.split(",")) if labels else ()
@@ -244,7 +244,7 @@ def codegen(model: Path, options: Any, labels: str | None, out: Path, json_file:
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing and a leg was not run.")
 @_json_option
 def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> None:
-    """Compare LiteRT, golden model, C on this computer and C on emulated cores, byte by byte."""
+    """Prove the bits: LiteRT, C here, C on emulated cores."""
     from mnet.commands.verify import verify
 
     raise SystemExit(verify(model, options, json_file=json_file, **values))
@@ -255,7 +255,7 @@ def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> N
 @_code_options
 @_json_option
 def profile(model: Path, options: Any, json_file: str | None) -> None:
-    """Count instructions and model cycles, layer by layer; flash, arena and stack."""
+    """Instructions, cycles, flash, arena and stack."""
     from mnet.commands.profile import profile
 
     profile(model, options, json_file)
@@ -284,7 +284,7 @@ def show(model: Path, options: Any, stage: str, layer: str | None) -> None:
 @_json_option
 @click.pass_context
 def cost(context: click.Context, /, layers: bool, json_file: str | None, stem_stride: str, **values: Any) -> None:
-    """Multiply-adds and parameters of a network; without options, the two classic tables."""
+    """Multiply-adds and parameters of a network."""
     from mnet.commands.cost import classic, one
 
     given = [context.get_parameter_source(name) for name in ("stem_stride", *values)]
@@ -298,7 +298,7 @@ def cost(context: click.Context, /, layers: bool, json_file: str | None, stem_st
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL.tflite]", required=False)
 @_json_option
 def ops(model: Path | None, json_file: str | None) -> None:
-    """List the operators that mnet reads, or those of a model and whether it reads them."""
+    """Which operators are read; which a model has."""
     from mnet.commands.ops import ops
 
     ops(model, json_file)

@@ -33,7 +33,7 @@ _CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog"
 _FASHION_NAMES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",
 )  # fmt: skip
-_FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("~/.keras/datasets/fashion-mnist").expanduser())
+FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("~/.keras/datasets/fashion-mnist").expanduser())
 _FASHION_LICENCE = "Expat (MIT), Copyright 2017 Zalando SE"
 _CIFAR10_LICENCE = "none stated by its authors (Krizhevsky 2009); cite it, and do not ship its images"
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -219,7 +219,7 @@ def _write_cache(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def _fashion_mnist() -> Dataset:
-    for folder in _FASHION_FOLDERS:
+    for folder in FASHION_FOLDERS:
         if (folder / "train-images-idx3-ubyte.gz").is_file():
             arrays = [
                 _read_idx(folder / f"{stem}-ubyte.gz")

@@ -8,6 +8,7 @@ from typing import assert_never
 import capstone
 
 from codegen.emit import Origin, emit, kernel_text
+from codegen.layout import Storage
 from codegen.plan import TAKE, Plan, PlannedOp
 from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
@@ -138,12 +139,9 @@ def _plan(plan: Plan, layer: str | None) -> str:
     ops = _planned(plan, layer)
     names = {op.name for op in ops}
     lines = [_headline(plan)]
-    rows = [("op", "kernel", "function", "output", "calls", "input lies as", "rows kept")]
+    rows = [("op", "kernel", "function", "output", "calls", "input lies as", "of it")]
     for op in ops:
-        kept = []
-        for name in op.inputs:
-            storage = plan.storage[name]
-            kept.append("all" if storage.whole else f"{storage.slots} of {storage.virtual_rows}")
+        kept = [_kept(plan.storage[name]) for name in op.inputs]
         layouts = ", ".join(plan.storage[name].layout.name for name in op.inputs)
         shape = _by(op.call.output.tensor.shape)
         rows.append((op.name, op.kernel.family, op.symbol, shape, str(op.calls), layouts, ", ".join(kept)))
@@ -195,7 +193,7 @@ def _memory(plan: Plan, layer: str | None) -> str:
     names = {name for op in _planned(plan, layer) for name in (*op.inputs, op.output)} if layer else None
     steps = len(plan.schedule)
     lines = [_headline(plan), f"rows {plan.rows_bytes:,} B, then state {plan.state_bytes:,} B"]
-    rows = [("from", "to", "bytes", "steps", f"life, of {steps:,} steps", "tensor", "lies as")]
+    rows = [("from", "to", "bytes", "steps", f"life, of {steps:,} steps", "rows of", "lie as")]
     for buffer in sorted(plan.buffers, key=lambda b: (b.offset, b.birth)):
         if names is not None and buffer.tensor not in names:
             continue
@@ -203,16 +201,25 @@ def _memory(plan: Plan, layer: str | None) -> str:
         last = min(buffer.death, steps - 1) * _LIFE_COLUMNS // steps
         life = "".join("#" if first <= column <= last else "." for column in range(_LIFE_COLUMNS))
         storage = plan.storage.get(buffer.tensor)
-        kept = "as it came" if storage is None else f"{storage.layout.name}, {storage.slots} rows"
+        kept = "as it came" if storage is None else f"{storage.layout.name}, {_kept(storage)}"
         death = "end" if buffer.death >= steps else str(buffer.death)
         numbers = (f"{buffer.offset:,}", f"{buffer.offset + buffer.size:,}", f"{buffer.size:,}")
-        rows.append((*numbers, f"{buffer.birth}..{death}", life, buffer.tensor, kept))
+        rows.append((*numbers, f"{buffer.birth}..{death}", life, _maker(plan, buffer.tensor), kept))
     lines += _aligned(rows, right={0, 1, 2})
     step, live = _peak(plan)
     at_peak = sorted((b for b in plan.buffers if b.birth <= step <= b.death), key=lambda b: -b.size)
-    listed = ", ".join(f"{buffer.tensor} {buffer.size:,}" for buffer in at_peak)
+    listed = ", ".join(f"{_maker(plan, buffer.tensor)} {buffer.size:,}" for buffer in at_peak)
     lines.append(f"most bytes live at once: {live:,} B in step {step}: {listed}")
     return "\n".join(lines)
+
+
+def _kept(storage: Storage) -> str:
+    return "whole" if storage.whole else f"{storage.slots} of {storage.virtual_rows} rows"
+
+
+def _maker(plan: Plan, tensor: str) -> str:
+    """Return the op that makes `tensor`: its name is shorter than the tensor's."""
+    return next((op.name for op in plan.ops if op.output == tensor), "image" if tensor == "image" else "input")
 
 
 def _peak(plan: Plan) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def test_sample_is_small_balanced_and_grey() -> None:
 
 
 @pytest.mark.skipif(
-    not (datasets._FASHION_FOLDERS[0] / "train-images-idx3-ubyte.gz").is_file(), reason="no dataset-fashion-mnist"
+    not (datasets.FASHION_FOLDERS[0] / "train-images-idx3-ubyte.gz").is_file(), reason="no dataset-fashion-mnist"
 )
 def test_sample_is_what_its_command_makes() -> None:
     whole = load("fashion-mnist")

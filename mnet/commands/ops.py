@@ -29,8 +29,20 @@ def ops(model: Path | None, json_file: str | None) -> None:
     print_table(
         columns,
         [
-            (row.index, row.kind, row.output, "x".join(map(str, row.shape)), row.type, "yes" if row.is_read else "NO")
+            (
+                row.index,
+                row.kind,
+                _short(row.output),
+                "x".join(map(str, row.shape)),
+                row.type,
+                "yes" if row.is_read else "NO",
+            )
             for row in rows
         ],
     )
     print(f"\n{obstacle}" if obstacle else f"\nmnet reads {model.name}: {len(rows)} operators.")
+
+
+def _short(name: str) -> str:
+    """Return the last part of a tensor's name: converters string all that was fused together."""
+    return name.rsplit(";", 1)[-1][-48:]
