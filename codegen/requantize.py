@@ -239,6 +239,7 @@ def _requantizer(
     fast = solve_fast(lives, low[live], high[live]) if len(live) else _NOTHING_TO_SOLVE
     if fast is not None:
         ends = (256 * np.stack([low[live], high[live]]) + fast.delta) * fast.multiplier >> (32 + fast.shift)
+        ends = np.clip(ends, 0, 255)
         if ends.min(initial=255) >= clamp[0] and ends.max(initial=0) <= clamp[1]:
             clamp = 0, 255
         # value = ((value << 23) * (1 << (9 + shift))) >> (32 + shift)
