@@ -219,7 +219,7 @@ KERNELS: tuple[Kernel, ...] = (
         writes=_ANY,
         needs=_wide_rows,
         view=plain.add_view,
-        pack=plain.no_constants,
+        pack=plain.add_pack,
     ),
     Kernel(
         family="average_pool",

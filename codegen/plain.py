@@ -10,7 +10,12 @@ import numpy as np
 from codegen.call import Call
 from codegen.layout import Storage
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
-from mnet.fixed_point import exp_on_negative_values, saturating_rounding_doubling_high_multiply
+from mnet.fixed_point import (
+    exp_on_negative_values,
+    multiply_rounding_once,
+    multiply_rounding_twice,
+    saturating_rounding_doubling_high_multiply,
+)
 from mnet.graph import (
     Add,
     AveragePool2D,
@@ -23,7 +28,7 @@ from mnet.graph import (
     Pad,
     Softmax,
 )
-from mnet.oracle import AddArithmetic, MeanArithmetic, SoftmaxArithmetic
+from mnet.oracle import AddArithmetic, MeanArithmetic, Rounding, SoftmaxArithmetic
 
 
 def as_word(value: int) -> int:
@@ -268,21 +273,53 @@ def pool_view(call: Call) -> PoolView:
 
 @dataclass(frozen=True)
 class AddView:
-    """Elementwise sum of two rows."""
+    """Elementwise sum of two rows: what each value of an input contributes is looked up, the sum is requantized."""
 
     first: Access
     second: Access
     target: Access
-    arithmetic: AddArithmetic
+    form: str  # shifts: NAME_requantize_shifts, see codegen/requantize.py; else the oracle's own steps
+    multiplier: int
+    shift: int  # of the runtime's steps (positive = left), or of the form shifts (positive = right)
+    addend: int  # of the form shifts
+    zero: int  # zero_point, which the runtime's own steps leave to be added; 0 in the form shifts
     low: int
     high: int
 
 
 def add_view(call: Call) -> AddView:
     """Return the view of an Add."""
-    op, arithmetic = call.op, call.arithmetic
-    assert isinstance(op, Add) and isinstance(arithmetic, AddArithmetic)
-    return AddView(access(call.inputs[0]), access(call.inputs[1]), access(call.output), arithmetic, *op.activation)
+    op, how = call.op, call.arithmetic
+    assert isinstance(op, Add) and isinstance(how, AddArithmetic)
+    right = -how.output_shift
+    # |sum| <= 2 * (255 << 20) / 2 < 2**28 and addend < 2**(right + 8): up to a shift of 21 all stays within int32.
+    shifts = how.rounding is Rounding.DOUBLE and 1 <= right <= 21
+    zero = how.zero_point
+    return AddView(
+        first=access(call.inputs[0]),
+        second=access(call.inputs[1]),
+        target=access(call.output),
+        form="shifts" if shifts else how.rounding.name.lower(),
+        multiplier=how.output_multiplier,
+        shift=right if shifts else how.output_shift,
+        addend=(1 << (right - 1)) + ((zero + 128) << right) if shifts else 0,
+        zero=0 if shifts else zero,
+        low=op.activation[0],
+        high=op.activation[1],
+    )
+
+
+def add_pack(call: Call, view: AddView, phase: int) -> tuple[int, ...]:
+    """Return for each input the 256 scaled contributions of its stored values 0..255 (quantized + 128)."""
+    how = call.arithmetic
+    assert isinstance(how, AddArithmetic)
+    scale = {Rounding.DOUBLE: multiply_rounding_twice, Rounding.SINGLE: multiply_rounding_once}[how.rounding]
+    quantized = np.arange(-128, 128, dtype=np.int64)
+    words: list[int] = []
+    for which in (0, 1):
+        shifted = (quantized - how.input_zero_points[which]) << how.left_shift
+        words += [as_word(int(v)) for v in scale(shifted, how.input_multipliers[which], how.input_shifts[which])]
+    return tuple(words)
 
 
 @dataclass(frozen=True)
