@@ -1,4 +1,4 @@
-"""What a kernel is asked to do: one op, how its tensors lie, how many rows at a time. Everything a kernel may depend on."""
+"""What a kernel is asked to do: one op, how its tensors lie, how many rows a call. Kernels depend on nothing else."""
 
 from dataclasses import dataclass
 

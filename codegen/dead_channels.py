@@ -1,15 +1,15 @@
-"""Drop what no input can change: channels that always hold one value, and channels that nobody reads. Exact, no tolerance.
+"""Drop what no input can change, exactly: channels that always hold one value, and channels that nobody reads.
 
 Forward, interval analysis: the smallest and the largest value of each channel follow from those of the channels before,
 because every op is monotone in its accumulator. Where the two meet the channel is constant. Padding reads as the
 zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer holds at the borders, too.
-Backward, liveness: a channel is needed where a needed channel reads it with a nonzero weight and cannot fold it into its
-bias. A constant folds where every tap sees it: there is no padding, or it is the zero_point.
+Backward, liveness: a channel is needed where a needed channel reads it with a nonzero weight and cannot fold it into
+its bias. A constant folds where every tap sees it: there is no padding, or it is the zero_point.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +110,7 @@ def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
 def _foldable(op: Conv2D | FullyConnected, graph: Graph, source: Interval) -> BoolArray:
     """Return which input channels `op` can take into its bias."""
     if isinstance(op, Conv2D) and any(op.padding):
-        return source.constant & (source.low == graph.tensors[op.input].zero_point)
+        return np.asarray(source.constant & (source.low == graph.tensors[op.input].zero_point))
     return source.constant
 
 
@@ -163,10 +163,10 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
             assert_never(op)
 
 
-def _frozen(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    array = np.ascontiguousarray(array)
-    array.flags.writeable = False
-    return array
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    copy = np.ascontiguousarray(array)
+    copy.flags.writeable = False
+    return copy
 
 
 def _narrowed(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str, BoolArray]) -> Op:

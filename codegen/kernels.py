@@ -64,7 +64,7 @@ class Kernel:
     pointers: Callable[[Call], int] = lambda call: 1  # row pointers for each input
 
     def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
-        """Return the first and last row of input `which` that call `number` reads; rows outside the tensor are padding."""
+        """Return the first and last row of input `which` that call `number` reads; rows outside are padding."""
         op, source = call.op, call.inputs[which]
         if self.consumes_rows:
             return number, number
@@ -134,8 +134,7 @@ def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
     if isinstance(op, FullyConnected):
         return Needs(wide(target), whole=True)
     assert isinstance(op, Conv2D)
-    # A window of an odd number of 16-bit taps is read in pairs, one value over its end. A pointwise kernel that takes the
-    # whole layer at once sees rows without gaps, so it reads over the end of the buffer's last row only.
+    # A window of an odd number of 16-bit taps is read in pairs, one value over its end.
     odd = target.dsp and op.weights.shape[2] * op.weights.shape[3] % 2 == 1
     return Needs(wide(target), op.padding, slack_bytes=2 if odd else 0)
 

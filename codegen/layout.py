@@ -1,8 +1,8 @@
 """How one tensor lies in the arena: its layout, the ring of row slots, padding, and the way back to int8.
 
-Values are stored as `quantized - offset`. The wide layouts use offset -128, so that every value is 0..255 and a requantiser
-ends in one USAT #8; padding is then zero_point + 128. The planar layout uses the zero_point, so that padding is 0 and the
-depthwise kernels need no code for edges; for the usual ReLU tensor (zero_point -128) both are the same numbers.
+Values are stored as `quantized - offset`. The wide layouts use offset -128, so that every value is 0..255 and a
+requantiser ends in one USAT #8; padding is then zero_point + 128. The planar layout uses the zero_point, so that
+padding is 0 and the depthwise kernels need no code for edges; for a ReLU tensor (zero_point -128) both are the same.
 """
 
 from dataclasses import dataclass

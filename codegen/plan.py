@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Bytes of the arena that hold one tensor from the step that begins it to the last step that reads it, inclusive."""
+    """Bytes of the arena that hold one tensor, from the step that begins it to the last that reads it, inclusive."""
 
     tensor: str
     offset: int
@@ -132,8 +132,9 @@ def state_size(entry_calls: Sequence[int]) -> int:
 def check_plan(plan: Plan) -> Plan:
     """Return `plan` if it is sound.
 
-    Checks alignment, that buffers stay inside the arena and never share a live byte, and, by replaying the schedule row by
-    row, that every row that a call reads was made before and not overwritten since, and that no call reads what it writes.
+    Checks alignment, that buffers stay inside the arena and never share a live byte, and, by replaying the schedule row
+    by row, that every row that a call reads was made before and not overwritten since, and that no call reads what it
+    writes.
 
     Raises:
         PlanError: naming the step and the tensors at fault (a bug of the planner, never the user's).

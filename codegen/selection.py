@@ -1,0 +1,152 @@
+"""Which kernel each op gets, and how its tensors lie for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from codegen.call import Arithmetic, Call
+from codegen.kernels import AVERAGE, ROW_SUM, Kernel, Needs, candidates, wide
+from codegen.layout import SUMS32, Layout, Storage, align4
+from codegen.simplify import is_global
+from codegen.targets import Target
+from mnet.errors import PlanError
+from mnet.graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Graph,
+    Mean,
+    Op,
+    Softmax,
+    Tensor,
+    inputs_of,
+)
+from mnet.oracle import (
+    Oracle,
+    Requantization,
+    add_arithmetic,
+    mean_arithmetic,
+    requantization,
+    softmax_arithmetic,
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One op, or one stage of it, with its kernel."""
+
+    name: str
+    op: Op
+    kernel: Kernel
+    inputs: tuple[str, ...]
+    output: str
+    rows: int  # per call
+    calls: int
+
+
+def stages_of(graph: Graph, target: Target) -> tuple[list[Stage], dict[str, Tensor]]:
+    """Choose a kernel for each op; return the stages and all tensors, the sums between pooling stages included."""
+    tensors = dict(graph.tensors)
+    stages: list[Stage] = []
+    for op in graph.ops:
+        height = tensors[op.output].shape[0]
+        if isinstance(op, AveragePool2D | Mean) and is_global(op, graph):
+            source = tensors[op.input]
+            sums = Tensor(f"{op.output}/sums", (1, 1, source.shape[2]), 1.0, 0)
+            tensors[sums.name] = sums
+            stages.append(Stage(f"{op.name}_sum", op, ROW_SUM, (op.input,), sums.name, 0, source.shape[0]))
+            stages.append(Stage(op.name, op, AVERAGE, (sums.name,), op.output, 1, 1))
+            continue
+        kernel = _choose(op, graph, target)
+        rows = height if kernel.whole_layer(op, graph) else 1
+        stages.append(Stage(op.name, op, kernel, inputs_of(op), op.output, rows, height // rows))
+    return stages, tensors
+
+
+def _choose(op: Op, graph: Graph, target: Target) -> Kernel:
+    """Return the first kernel that accepts `op`, whose layout its neighbours can write and share.
+
+    Raises:
+        PlanError: no kernel takes it.
+    """
+    interleaved = wide(target)
+    for kernel in candidates(op, graph, target):
+        layout = kernel.needs(op, graph, target).layout
+        if layout == interleaved or _can_have(op, graph, target, layout):
+            return kernel
+    raise PlanError(f"{graph.name}, {op.name} ({type(op).__name__}): no kernel for {target.name}")
+
+
+def _can_have(op: Op, graph: Graph, target: Target, layout: Layout) -> bool:
+    """Return whether the input of `op` can lie in `layout`: nobody else reads it, and its producer can write it."""
+    (name,) = inputs_of(op)
+    if len(graph.consumers(name)) > 1 or name == graph.output:
+        return False
+    producer = next((other for other in graph.ops if other.output == name), None)
+    if producer is None:
+        return True
+    if isinstance(producer, AveragePool2D | Mean) and is_global(producer, graph):
+        return layout.name in AVERAGE.writes
+    return all(layout.name in kernel.writes for kernel in candidates(producer, graph, target)[:1])
+
+
+def storages_of(
+    graph: Graph, target: Target, stages: Sequence[Stage], tensors: Mapping[str, Tensor]
+) -> dict[str, Storage]:
+    """Return how each tensor lies, every row with a slot of its own: layout and padding as its readers need them."""
+    storages = {}
+    for name, tensor in tensors.items():
+        readers = [stage for stage in stages if name in stage.inputs]
+        made = name == graph.input or any(stage.output == name for stage in stages)
+        if not made:
+            continue
+        if any(stage.kernel.consumes_rows and stage.output == name for stage in stages):
+            layout, needs = SUMS32, [Needs(SUMS32)]
+        else:
+            needs = [reader.kernel.needs(reader.op, graph, target) for reader in readers] or [Needs(wide(target))]
+            layout = needs[0].layout
+        top, bottom, left, right = (max(need.padding[side] for need in needs) for side in range(4))
+        channels = tensor.shape[2]
+        if target.dsp and name != graph.input and layout is not SUMS32:
+            channels = align4(channels)  # the blocks of the DSP kernels; the rest meets zero weights
+        storages[name] = Storage(
+            tensor=tensor,
+            layout=layout,
+            slots=top + tensor.shape[0] + bottom,
+            top=top,
+            bottom=bottom,
+            left=left,
+            right=right,
+            stored_channels=channels,
+            slack_bytes=max(need.slack_bytes for need in needs),
+        )
+    return storages
+
+
+def _arithmetic(op: Op, graph: Graph, oracle: Oracle) -> tuple[Requantization | None, Arithmetic | None]:
+    match op:
+        case Conv2D() | DepthwiseConv2D() | FullyConnected():
+            return requantization(op, graph, oracle), None
+        case Add():
+            return None, add_arithmetic(op, graph, oracle)
+        case Mean():
+            return None, mean_arithmetic(op, graph, oracle)
+        case Softmax():
+            return None, softmax_arithmetic(op, graph, oracle)
+        case _:
+            return None, None
+
+
+def call_of(stage: Stage, graph: Graph, oracle: Oracle, storages: Mapping[str, Storage]) -> Call:
+    how, arithmetic = _arithmetic(stage.op, graph, oracle)
+    source = graph.tensors[inputs_of(stage.op)[0]].shape
+    return Call(
+        op=stage.op,
+        inputs=tuple(storages[name] for name in stage.inputs),
+        output=storages[stage.output],
+        rows=stage.rows,
+        requantization=how,
+        arithmetic=arithmetic,
+        pooled=source[0] * source[1],
+    )

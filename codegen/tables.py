@@ -1,0 +1,142 @@
+"""The tables of the generated program: entries, row addresses and constants."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from codegen.call import Call
+from codegen.layout import SUMS32, Storage
+from codegen.plan import Entry
+from codegen.selection import Stage
+
+
+def _runs(phases: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return (phase, first call, step between calls) for each phase that occurs."""
+    firsts: dict[int, list[int]] = {}
+    for number, phase in enumerate(phases):
+        firsts.setdefault(phase, []).append(number)
+    return [
+        (phase, numbers[0], numbers[1] - numbers[0] if len(numbers) > 1 else 1) for phase, numbers in firsts.items()
+    ]
+
+
+def symbols_of(name: str, stages: Sequence[Stage], calls: Sequence[Call], views: Sequence[object]) -> list[str]:
+    """Return the name of each stage's C function; equal views of one kernel share it."""
+    known: dict[tuple[str, object], str] = {}
+    taken: set[str] = set()
+    symbols = []
+    for stage, call, view in zip(stages, calls, views, strict=True):
+        key = (stage.kernel.family, view)
+        if key not in known:
+            source, target = call.inputs[0], call.output
+            base = f"{name}_{stage.kernel.family}_{target.width}x{source.tensor.shape[2]}_{target.tensor.shape[2]}"
+            variants = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+            symbol = next(variant for variant in variants if variant not in taken)
+            taken.add(symbol)
+            known[key] = symbol
+        symbols.append(known[key])
+    return symbols
+
+
+def _phase(stage: Stage, call: Call, number: int) -> int:
+    """Return the slot that holds the top row of the window, where the constants have to know it."""
+    source = call.inputs[0]
+    if not stage.kernel.ring_of_window or stage.rows > 1 or source.whole:
+        return 0
+    first, _ = stage.kernel.window(call, 0, number)
+    return (first + source.top) % source.slots
+
+
+class TableWriter:
+    """Collects the tables of a plan."""
+
+    def __init__(
+        self, name: str, storages: Mapping[str, Storage], addresses: Mapping[str, int], makers: Mapping[str, str]
+    ) -> None:
+        self.name, self.storages, self.addresses = name, storages, addresses
+        self.makers = makers  # tensor -> the stage that makes it, whose name is shorter
+        self.entries: list[Entry] = []
+        self.row_address: list[int] = []
+        self.constants: dict[str, tuple[int, ...]] = {}
+        self.first: dict[str, int] = {}
+        for tensor, storage in storages.items():
+            self.first[tensor] = len(self.row_address)
+            self.row_address += [addresses[tensor] + storage.slot_offset(row) for row in range(storage.virtual_rows)]
+
+    def fill(self, tensor: str, every: bool) -> int:
+        """Add the entry that fills a buffer, or its padding rows below one by one; return its index."""
+        storage = self.storages[tensor]
+        label = f"fill_{identifier(self.makers.get(tensor, tensor))}" + ("" if every else "_below")
+        value = 0 if storage.layout is SUMS32 else storage.padding_value
+        bits = 8 * storage.layout.element_bytes
+        pattern = sum((value & ((1 << bits) - 1)) << shift for shift in range(0, 32, bits))
+        planar = storage.layout.planar
+        repeats, step = (storage.stored_channels, storage.channel_bytes // 4) if planar else (1, 0)
+        words = storage.slot_bytes // 4
+        if every and planar and not storage.whole:
+            words *= storage.top  # the ring's other slots get rows before anybody reads them
+        elif every:
+            words, repeats, step = storage.buffer_bytes // 4, 1, 0
+        symbol = f"{self.name}_{label}"
+        self.constants[symbol] = (pattern, words, repeats, step)
+        first_row = -1 if every else storage.top + storage.height
+        output = self.first[tensor] + max(first_row, 0)
+        if every:  # address of the buffer itself: slot 0, whichever row lies there
+            output = len(self.row_address)
+            self.row_address.append(self.addresses[tensor])
+        self.entries.append(Entry(label, f"{self.name}_fill", symbol, 0, output, 0, 0, 1, "", tensor, first_row, 1, 0))
+        return len(self.entries) - 1
+
+    def op(self, stage: Stage, call: Call, view: object, symbol: str) -> list[int]:
+        """Add the entries of an op, one for each phase; return the entry of each call."""
+        phases = [_phase(stage, call, number) for number in range(stage.calls)]
+        index_of: dict[int, int] = {}
+        for phase, first_call, call_step in _runs(phases):
+            words = stage.kernel.pack(call, view, phase)
+            name = f"{self.name}_{identifier(stage.name)}" + (f"_phase{phase}" if len(set(phases)) > 1 else "")
+            if words:
+                self.constants[name] = words
+            source, pointers, step = self._input(stage, call, first_call, call_step)
+            output = self.first[stage.output] + call.output.top
+            index_of[phase] = len(self.entries)
+            self.entries.append(
+                Entry(
+                    label=name.removeprefix(f"{self.name}_"),
+                    symbol=symbol,
+                    constants=name if words else "",
+                    input=source,
+                    output=output + first_call * stage.rows,
+                    inputs=pointers,
+                    input_step=step,
+                    output_step=call_step * stage.rows,
+                    op=stage.name,
+                    tensor=stage.output,
+                    first_row=first_call * stage.rows,
+                    row_step=call_step * stage.rows,
+                    rows=stage.rows,
+                )
+            )
+        return [index_of[phase] for phase in phases]
+
+    def _input(self, stage: Stage, call: Call, first_call: int, call_step: int) -> tuple[int, int, int]:
+        """Return index, count and step of the input pointers, adding a list of their own where rows do not do."""
+        pointers = stage.kernel.pointers(call)
+        first, _ = stage.kernel.window(call, 0, first_call)
+        if len(stage.inputs) > 1:  # the rows of several tensors, side by side
+            index = len(self.row_address)
+            for number in range(first_call, stage.calls):
+                for which, tensor in enumerate(stage.inputs):
+                    row = stage.kernel.window(call, which, number)[0] + self.storages[tensor].top
+                    self.row_address.append(self.row_address[self.first[tensor] + row])
+            return index, len(stage.inputs), len(stage.inputs)
+        storage = call.inputs[0]
+        index = self.first[stage.inputs[0]]
+        if stage.kernel.ring_of_window and not storage.whole:
+            return index, 1, 0  # the ring itself: virtual row 0 lies in slot 0
+        following = min(first_call + call_step, stage.calls - 1)
+        step = stage.kernel.window(call, 0, following)[0] - first if following > first_call else 0
+        return index + first + storage.top, pointers, step
+
+
+def identifier(text: str) -> str:
+    """Return `text` with everything that C does not allow in a name replaced."""
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in text)
