@@ -1,0 +1,14 @@
+"""A computer without compilers and emulators, for tests of what is said there."""
+
+import importlib.util
+
+import pytest
+
+
+def hide_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty the PATH and hide the package ziglang until the test ends."""
+    real = importlib.util.find_spec
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, package=None: None if name == "ziglang" else real(name)
+    )
