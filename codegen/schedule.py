@@ -1,7 +1,7 @@
 """The order of row steps: each op makes a row when somebody needs it, so that rings stay short.
 
 A tensor is *streamed* (its rows live in a ring, made when its consumer asks) or *gathered* (all its rows are made in
-one go before the consumer's first call). Gathered tensors cut the network into stretches: while one stretch runs, the rings
+one go before the consumer's first call). Gathered tensors cut the network into stretches: while one runs, the rings
 of the others hold nothing.
 """
 
