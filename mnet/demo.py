@@ -168,7 +168,7 @@ def _print(out: Path, prepared: Prepared, figures: _Figures) -> None:
         for mismatch in leg.mismatches:
             print("\n" + explain(prepared, proof, leg, mismatch))
     print(
-        f"\n{figures.seconds:.0f} s of work. Trained briefly on few images: this shows the road, not the best network.\n"
+        f"\n{figures.seconds:.0f} s of work. Trained briefly on few images: it shows the road, not the best network.\n"
     )
     model, code = out / f"{_NAME}.tflite", out / _NAME
     _print_pairs(
