@@ -251,7 +251,7 @@ def _locate(model: Path) -> tuple[Path, dict[str, Any] | None]:
 def _normalization(model: Path, run: dict[str, Any] | None) -> Normalization:
     if run is None:
         raise MnetError(
-            f"{model} has no run.json beside it: say how its input is normalized, --normalization 'x/255' or 'x/128 - 1'."
+            f"{model} has no run.json beside it: say how its input is normalized: --normalization x/255 or 'x/128 - 1'."
         )
     return Normalization(run["recipe"]["normalization"])
 
