@@ -32,7 +32,8 @@ int main(void)
     static const char *const labels[] = {NAME}_LABELS;
     {NAME}_ARENA(first);
     {NAME}_ARENA(second);
-    static int8_t images[2][{NAME}_INPUT_BYTES], out[2][{NAME}_OUTPUT_BYTES], expected[2][{NAME}_OUTPUT_BYTES], untouched[{NAME}_OUTPUT_BYTES];
+    static int8_t images[2][{NAME}_INPUT_BYTES], out[2][{NAME}_OUTPUT_BYTES];
+    static int8_t expected[2][{NAME}_OUTPUT_BYTES], untouched[{NAME}_OUTPUT_BYTES];
     uint32_t row;
     CHECK(fread(images, 1, sizeof images, stdin) == sizeof images);
     CHECK(fread(expected, 1, sizeof expected, stdin) == sizeof expected);

@@ -1,5 +1,6 @@
 """The checker finds what a wrong planner would do; plans say what they promise."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -61,7 +62,7 @@ def test_rings_keep_the_arena_below_the_largest_pair_of_tensors() -> None:
     graph = simplify(tiny_mobilenet(size=64))
     made = plan(graph, target("cortex-m0"), LITERT, "rows")
     sizes = [s.tensor.shape[0] * s.tensor.shape[1] * s.tensor.shape[2] for s in made.storage.values()]
-    assert made.arena_bytes < max(a + b for a, b in zip(sizes, sizes[1:], strict=False)) / 2
+    assert made.arena_bytes < max(a + b for a, b in itertools.pairwise(sizes)) / 2
 
 
 def test_layers_of_one_geometry_share_a_function() -> None:
