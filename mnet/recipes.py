@@ -99,11 +99,11 @@ DEFAULT = Recipe(
 
 SAMPLE = Recipe(
     name="sample",
-    what="about a minute on the bundled sample: small batches, few images",
-    epochs=30,
+    what="about a minute on the bundled sample: few images, so small batches and hardly any augmentation",
+    epochs=40,
     batch=64,
-    optimizer=NesterovSgd(learning_rate=0.1),
-    augmentation=Augmentation(flip=True, crop_padding=2),
+    optimizer=NesterovSgd(learning_rate=0.25),
+    augmentation=Augmentation(flip=True, crop_padding=1),
     normalization=Normalization.SYMMETRIC,
     initializer="he_normal",
     label_smoothing=0.05,
