@@ -1,6 +1,6 @@
 """Modelled cycles: exact counts of what ran, times the costs that a core's manual gives each instruction.
 
-    counts of edges between basic blocks (mnet.emulator, exact)  x  disassembly  x  Timing (codegen.targets)
+    counts of edges between basic blocks (mnet.counting, exact)  x  disassembly  x  Timing (codegen.targets)
 
 Instructions are exact. Cycles are a model of a core with zero wait states: no caches, no flash latency, no bus
 contention, no write-buffer stalls. Hardware takes more: a Cortex-M4 without wait states 1 to 3 %, an STM32L4R5 running
@@ -26,7 +26,7 @@ import capstone
 from capstone import arm as capstone_arm
 
 from codegen.targets import Target, Timing
-from mnet.emulator import REST, Counts, Edge, count_qemu, count_unicorn
+from mnet.counting import REST, Counts, Edge, count_qemu, count_unicorn
 from mnet.toolchain import Symbol, build_target, code_of, instruction_bytes, symbols
 
 # Functions of the harness that run between model_begin and model_end; what they do is not the model's.

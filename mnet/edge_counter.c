@@ -1,4 +1,4 @@
-/* Count how often each control-flow edge between basic blocks is taken, for mnet/emulator.py, which builds this on first use.
+/* Count how often each control-flow edge between basic blocks is taken, for mnet/counting.py, which builds this on first use.
  *
  * Two libraries come from it: a plugin for qemu-system-arm, and with -DFOR_UNICORN the callback of Unicorn's block hook.
  * Counting is on between the block at `begin` and the one at `end`. A block at `mark` closes a segment and says which entry

@@ -30,8 +30,8 @@ from mnet.graph import (
     inputs_of,
     output_size,
 )
+from mnet.operands import activation_range, same_padding
 from mnet.oracle import LITERT
-from mnet.tflite import activation_range, same_padding
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}  # as schema.ActivationFunctionType numbers them
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from codegen.targets import TARGETS
-from mnet import emulator, toolchain
+from mnet import counting, emulator, toolchain
 from mnet.errors import ToolError
 from tests import fake_model
 
@@ -142,16 +142,16 @@ def test_endless_programs_end(tmp_path: Path) -> None:
 )
 def test_three_counters_agree_on_every_edge(build: Callable[..., Path], name: str) -> None:
     target, elf = TARGETS[name], build(name, "MODEL_MARK")
-    fast = emulator.count_unicorn(elf, target, IMAGES.tobytes())
+    fast = counting.count_unicorn(elf, target, IMAGES.tobytes())
     assert fast.run.outputs == fake_model.outputs(IMAGES).tobytes()
-    assert fast.edges == emulator.count_unicorn(elf, target, IMAGES.tobytes(), portable=True).edges
-    assert fast.edges == emulator.count_qemu(elf, None, IMAGES.tobytes()).edges
-    assert {edge.entry for edge in fast.edges} == {0, 1, emulator.REST}
+    assert fast.edges == counting.count_unicorn(elf, target, IMAGES.tobytes(), portable=True).edges
+    assert fast.edges == counting.count_qemu(elf, None, IMAGES.tobytes()).edges
+    assert {edge.entry for edge in fast.edges} == {0, 1, counting.REST}
 
 
 def test_marks_are_counted_once_per_call(build: Callable[..., Path]) -> None:
     elf = build("cortex-m4", "MODEL_MARK")
-    counts = emulator.count_unicorn(elf, TARGETS["cortex-m4"], IMAGES.tobytes())
+    counts = counting.count_unicorn(elf, TARGETS["cortex-m4"], IMAGES.tobytes())
     at = {symbol.name: symbol.address for symbol in toolchain.symbols(elf)}
     for entry, kernel in ((0, "tiny_widen"), (1, "tiny_sum")):
         for function in (kernel, "model_trace"):
@@ -162,7 +162,7 @@ def test_marks_are_counted_once_per_call(build: Callable[..., Path]) -> None:
 def test_unmarked_programs_are_refused_by_the_counter(build: Callable[..., Path]) -> None:
     elf = build("cortex-m4")
     with pytest.raises(ToolError, match="build it with MODEL_COUNT or MODEL_MARK"):
-        emulator.count_unicorn(elf, TARGETS["cortex-m4"], IMAGES.tobytes())
+        counting.count_unicorn(elf, TARGETS["cortex-m4"], IMAGES.tobytes())
 
 
 def test_broken_traces_are_refused() -> None:

@@ -1,0 +1,218 @@
+"""What an operator of a .tflite file takes and makes, checked: activations, constants, weights, windows."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tflite as schema
+
+from mnet.errors import ModelError
+from mnet.flatbuffer import RawModel, RawOperator, RawTensor
+from mnet.graph import Int8Array, Int32Array, Tensor
+from mnet.layer_names import unique
+
+_LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    array = np.require(array, requirements=["C", "ALIGNED"])  # a view of the file where that will do
+    array.flags.writeable = False
+    return array
+
+
+def activation_range(function: int, scale: float, zero_point: int) -> tuple[int, int] | None:
+    """Return the int8 range of a fused activation, or None if mnet does not know it.
+
+    Source: TensorFlow Lite, kernels/kernel_util.cc, CalculateActivationRangeQuantized: round(bound / scale) in float32.
+
+    >>> activation_range(schema.ActivationFunctionType.RELU6, 0.0235, -128)
+    (-128, 127)
+    >>> activation_range(schema.ActivationFunctionType.RELU_N1_TO_1, 0.02, 3)
+    (-47, 53)
+    """
+
+    def quantized(bound: float) -> int:
+        quotient = float(np.float32(bound) / np.float32(scale))
+        return zero_point + math.floor(abs(quotient) + 0.5) * (1 if bound >= 0 else -1)
+
+    kinds = schema.ActivationFunctionType
+    if function == kinds.NONE:
+        return -128, 127
+    if function == kinds.RELU:
+        return max(-128, zero_point), 127
+    if function == kinds.RELU6:
+        return max(-128, zero_point), min(127, quantized(6.0))
+    if function == kinds.RELU_N1_TO_1:
+        return max(-128, quantized(-1.0)), min(127, quantized(1.0))
+    return None
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Return the pixels before and after for SAME padding; an odd one goes after.
+
+    Source: TensorFlow Lite, kernels/padding.h, ComputePaddingWithOffset.
+
+    >>> same_padding(96, 3, 2, 1)
+    (0, 1)
+    """
+    count = -(-size // stride)
+    total = max((count - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+class Operands:
+    """Access to a RawModel's tensors as a Graph needs them; `where` is the start of each sentence it raises."""
+
+    def __init__(self, model: RawModel, path: Path) -> None:
+        self.model = model
+        self.path = path
+        self.where = str(path)
+        self.tensors: dict[int, Tensor] = {}
+        used: set[str] = set()
+        self.names = []
+        for tensor in model.tensors:
+            name = self._printable(tensor)
+            self.names.append(unique(f"{name}_{tensor.index}" if name in used else name, used))
+
+    @staticmethod
+    def _printable(tensor: RawTensor) -> str:
+        name = "".join(c if c.isprintable() else "_" for c in tensor.name)
+        return name or f"tensor_{tensor.index}"
+
+    def fail(self, sentence: str) -> ModelError:
+        return ModelError(f"{self.where}: {sentence}")
+
+    def raw(self, index: int) -> RawTensor:
+        if not 0 <= index < len(self.model.tensors):
+            raise self.fail(f"names tensor {index} of {len(self.model.tensors)}; the file is damaged.")
+        return self.model.tensors[index]
+
+    def operand(self, operator: RawOperator, position: int) -> RawTensor:
+        if position >= len(operator.inputs):
+            raise self.fail(f"has {len(operator.inputs)} inputs, {position + 1} are needed; the file is damaged.")
+        return self.raw(operator.inputs[position])
+
+    def activation(self, tensor: RawTensor) -> str:
+        """Return the name of a tensor that must be an int8 activation, noted in `self.tensors`."""
+        name = self.names[tensor.index]
+        if tensor.index in self.tensors:
+            return name
+        if tensor.type != "int8":
+            hint = {
+                "float32": "quantize the model to int8 first (mnet quantize)",
+                "uint8": "quantize the model again: TensorFlow 2 converters write int8",
+                "int16": "quantize the model again with int8 activations",
+            }.get(tensor.type, "mnet reads int8 activations only")
+            raise self.fail(f'tensor "{name}" is {tensor.type}: {hint}.')
+        if tensor.data is not None:
+            raise self.fail(f'tensor "{name}" is a constant where an activation is needed.')
+        rank = len(tensor.shape)
+        first = 0 if rank < 2 else max(1, rank - 3)  # what lies before is the batch
+        leading, shape = tensor.shape[:first], tensor.shape[first:]
+        if any(size != 1 for size in leading):
+            raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}: the batch must be 1.')
+        if any(size < 1 for size in shape) or math.prod(shape) > _LARGEST_ACTIVATION:
+            raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}, which no microcontroller can hold.')
+        height, width, channels = (1,) * (3 - len(shape)) + shape
+        scale, zero_point = self._quantization(tensor)
+        self.tensors[tensor.index] = Tensor(name, (height, width, channels), scale, zero_point, tensor.index)
+        return name
+
+    def _quantization(self, tensor: RawTensor) -> tuple[float, int]:
+        name = self.names[tensor.index]
+        if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
+            raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; an int8 activation has one.')
+        scale, zero_point = float(tensor.scales[0]), int(tensor.zero_points[0])
+        if not (math.isfinite(scale) and scale > 0 and -128 <= zero_point <= 127):
+            raise self.fail(f'tensor "{name}" has scale {scale} and zero_point {zero_point}; the file is damaged.')
+        return scale, zero_point
+
+    def constant(self, tensor: RawTensor, dtype: str, what: str) -> npt.NDArray[Any]:
+        """Return a constant in its shape, read-only."""
+        name = self.names[tensor.index]
+        if tensor.type != dtype:
+            raise self.fail(f'{what} "{name}" is {tensor.type}, {dtype} is needed: quantize the model to full int8.')
+        if tensor.data is None:
+            raise self.fail(f'{what} "{name}" is not a constant.')
+        if tensor.sparse:
+            raise self.fail(f'{what} "{name}" is sparse: convert the model without sparsity.')
+        if any(size < 0 for size in tensor.shape) or math.prod(tensor.shape) * np.dtype(dtype).itemsize != len(
+            tensor.data
+        ):
+            raise self.fail(f'{what} "{name}" has shape {list(tensor.shape)} but {len(tensor.data)} bytes.')
+        return _read_only(
+            tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype, copy=False)
+        )
+
+    def weights(self, tensor: RawTensor, rank: int, axis: int) -> tuple[Int8Array, npt.NDArray[np.float64]]:
+        """Return int8 weights and one scale per channel of `axis`."""
+        weights = self.constant(tensor, "int8", "weights")
+        name = self.names[tensor.index]
+        if weights.ndim != rank or not weights.size:
+            raise self.fail(f'weights "{name}" have shape {list(weights.shape)}, {rank} dimensions are needed.')
+        channels = weights.shape[axis]
+        with np.errstate(invalid="ignore"):  # a damaged file may hold signalling NaNs
+            scales = tensor.scales.astype(np.float64)
+        if len(scales) not in (1, channels) or (len(scales) > 1 and tensor.quantized_dimension != axis):
+            raise self.fail(
+                f'weights "{name}" have {len(scales)} scales along dimension {tensor.quantized_dimension}; '
+                f"one, or {channels} along dimension {axis}, are needed."
+            )
+        if not (np.isfinite(scales).all() and (scales > 0).all()):
+            raise self.fail(f'weights "{name}" have a scale that is not positive; the file is damaged.')
+        if tensor.zero_points.any():
+            raise self.fail(f'weights "{name}" have a zero_point other than 0: quantize the model again with int8.')
+        return weights, _read_only(np.broadcast_to(scales, channels).copy())
+
+    def bias(self, operator: RawOperator, channels: int) -> Int32Array:
+        if len(operator.inputs) < 3 or operator.inputs[2] == -1:
+            return _read_only(np.zeros(channels, np.int32))
+        bias: Int32Array = self.constant(self.operand(operator, 2), "int32", "bias")
+        if bias.size != channels:
+            raise self.fail(f"has {channels} output channels but {bias.size} biases.")
+        return bias.reshape(channels)
+
+    def output(self, operator: RawOperator) -> Tensor:
+        if len(operator.outputs) != 1:
+            raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
+        tensor = self.raw(operator.outputs[0])
+        self.activation(tensor)
+        return self.tensors[tensor.index]
+
+    def input(self, operator: RawOperator, position: int = 0) -> Tensor:
+        tensor = self.operand(operator, position)
+        self.activation(tensor)
+        return self.tensors[tensor.index]
+
+    def fused(self, operator: RawOperator, output: Tensor) -> tuple[int, int]:
+        function = operator.options["FusedActivationFunction"]
+        found = activation_range(function, output.scale, output.zero_point)
+        if found is None:
+            raise self.fail("has a fused activation other than RELU, RELU6 and RELU_N1_TO_1: use a layer of its own.")
+        return found
+
+    def geometry(
+        self, operator: RawOperator, source: Tensor, kernel: tuple[int, int]
+    ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
+        """Return stride, dilation and padding in pixels, checked."""
+        options = operator.options
+        stride = (int(options["StrideH"]), int(options["StrideW"]))
+        dilation = (int(options.get("DilationHFactor", 1)), int(options.get("DilationWFactor", 1)))
+        if min(*stride, *dilation, *kernel) < 1 or max(*stride, *dilation, *kernel) > 1 << 15:
+            raise self.fail(f"has kernel {kernel}, stride {stride}, dilation {dilation}; the file is damaged.")
+        if options["Padding"] == schema.Padding.VALID:
+            return stride, dilation, (0, 0, 0, 0)
+        if options["Padding"] != schema.Padding.SAME:
+            raise self.fail(f"has padding mode {options['Padding']}, neither SAME nor VALID; the file is damaged.")
+        top, bottom = same_padding(source.shape[0], kernel[0], stride[0], dilation[0])
+        left, right = same_padding(source.shape[1], kernel[1], stride[1], dilation[1])
+        return stride, dilation, (top, bottom, left, right)
+
+    def same_quantization(self, source: Tensor, target: Tensor) -> None:
+        if (source.scale, source.zero_point) != (target.scale, target.zero_point):
+            raise self.fail(
+                f"changes scale or zero_point from ({source.scale}, {source.zero_point}) to "
+                f"({target.scale}, {target.zero_point}), which this operator cannot do."
+            )
