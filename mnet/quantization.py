@@ -272,6 +272,7 @@ def _calibration_data(
             data=values["data"],
             out=options.out,
             size=size,
+            channels=channels,
             seed=values["seed"],
             train_images=values["train_images"],
             validation_images=values["validation_images"],

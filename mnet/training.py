@@ -64,9 +64,10 @@ class TrainingOptions:
     out: Path
     alpha: float = 0.25
     size: tuple[int, int] | None = None  # height, width; images are scaled to it
+    channels: int | None = None  # 1 turns images grey, 3 makes them three equal colours
     stem_stride: int = 2
     head: Head = Head.SOFTMAX
-    architecture: Architecture | None = None  # in place of alpha, size, stem_stride and head
+    architecture: Architecture | None = None  # in place of alpha, size, channels, stem_stride and head
     recipe: str = "default"
     epochs: int | None = None
     seed: int = 0
@@ -213,7 +214,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
 
 def load_split(options: TrainingOptions) -> tuple[Dataset, Split]:
     """Load the data of a run and keep back its validation images: the same ones each time."""
-    channels = options.architecture.channels if options.architecture else None
+    channels = options.architecture.channels if options.architecture else options.channels
     size = (options.architecture.height, options.architecture.width) if options.architecture else options.size
     dataset = load(options.data, size=size, channels=channels)
     if options.train_images is not None:
@@ -801,6 +802,8 @@ def command(options: TrainingOptions) -> str:
     if options.size is not None:
         height, width = options.size
         words.append(f"--size {height}" if height == width else f"--size {height}x{width}")
+    if options.channels is not None:
+        words.append(f"--channels {options.channels}")
     if options.stem_stride != 2:
         words.append(f"--stem-stride {options.stem_stride}")
     if options.head is not Head.SOFTMAX:

@@ -17,6 +17,7 @@ from mnet import training
 from mnet.architecture import Architecture, Block, Head, build, import_keras, mobilenet
 from mnet.datasets import load
 from mnet.errors import MnetError
+from mnet.quantization import QuantizationOptions, quantize
 from mnet.recipes import RECIPES, Augmentation, Nadam, NesterovSgd, Normalization, recipe
 from mnet.training import Progress, TrainingOptions, augment, forward, learning_rate, train
 
@@ -310,3 +311,10 @@ def test_progress_without_a_terminal_is_quiet(capfd: pytest.CaptureFixture[str])
             report(Progress(epoch, 30, 10, 10, 1.0, 0.5, ()))
             report(Progress(epoch, 30, 5, 10, 1.0, 0.5, ()))
     assert capfd.readouterr().err.count("\n") == 10
+
+
+@pytest.mark.slow
+def test_grey_images_may_be_trained_in_three_channels_and_calibrated_likewise(tmp_path: Path) -> None:
+    result = train(_options(tmp_path, channels=3, architecture=replace(_TINY, channels=3), epochs=1))
+    quantized = quantize(QuantizationOptions(result.folder, tmp_path / "net.tflite", images=5))
+    assert (quantized.input_scale, quantized.input_zero_point) == (1 / 128, 0)
