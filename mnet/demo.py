@@ -1,6 +1,7 @@
 """`mnet demo`: the whole road on bundled images, in minutes, and a table of what came out."""
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -180,15 +181,21 @@ def _print(out: Path, prepared: Prepared, figures: _Figures) -> None:
         )
     )
     print("\nNext:")
+    mnet = _command()
     _print_pairs(
         (
             (f"make -C {code} test", "with a C compiler and nothing else"),
-            (f"mnet verify {model} --target cortex-m", "on six emulated cores"),
-            (f"mnet profile {model} --target {_CORE}", "layer by layer"),
-            (f"mnet show {model} --target {_CORE} --stage memory", "where every row lies, and how long"),
-            ("mnet train --data cifar10 --epochs 60 --out cifar", "a network of your own"),
+            (f"{mnet} verify {model} --target cortex-m", "on six emulated cores"),
+            (f"{mnet} profile {model} --target {_CORE}", "layer by layer"),
+            (f"{mnet} show {model} --target {_CORE} --stage memory", "where every row lies, and how long"),
+            (f"{mnet} train --data cifar10 --epochs 60 --out cifar", "a network of your own"),
         )
     )
+
+
+def _command() -> str:
+    """Return how this user calls mnet: by its name where that is on the PATH, else as it was called now."""
+    return "mnet" if shutil.which("mnet") or Path(sys.argv[0]).name != "mnet" else sys.argv[0]
 
 
 def _print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
