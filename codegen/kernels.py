@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codegen import convolution, depthwise, plain
+from codegen import convolution, convolution_fpu, depthwise, plain
 from codegen.call import Call
 from codegen.layout import PLANAR16, SUMS32, WIDE8, WIDE16, Layout
 from codegen.simplify import is_global
@@ -114,6 +114,14 @@ def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     return convolution.convolution_accepts(op, graph) if target.dsp else "no DSP instructions"
 
 
+def _convolution_fpu(op: Op, graph: Graph, target: Target) -> str | None:
+    if not target.dsp or not target.fpu:
+        return "no DSP instructions, or no FPU"
+    if _small_pointwise(op, graph):
+        return "all rows are made in one call"
+    return convolution_fpu.fpu_accepts(op, graph)
+
+
 def _depthwise_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if not isinstance(op, DepthwiseConv2D):
         return "not a depthwise convolution"
@@ -167,6 +175,16 @@ def _wide_whole(op: Op, graph: Graph, target: Target) -> Needs:
 
 
 KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        family="convolution_fpu",
+        template="convolution_fpu.c.j2",
+        accepts=_convolution_fpu,
+        writes=frozenset({"wide16", "planar16"}),
+        needs=_convolution_needs,
+        view=convolution_fpu.fpu_view,
+        pack=convolution_fpu.fpu_pack,
+        pointers=_window_pointers,
+    ),
     Kernel(
         family="convolution_dsp",
         template="convolution_dsp.c.j2",

@@ -20,10 +20,11 @@ from unicorn import arm_const
 import codegen.requantize
 from codegen.call import Call
 from codegen.convolution import convolution_accepts, convolution_pack, convolution_view
+from codegen.convolution_fpu import fits, fpu_accepts, fpu_pack, fpu_view
 from codegen.depthwise import depthwise_accepts, depthwise_pack, depthwise_view
 from codegen.layout import PLANAR16, WIDE16, Layout, Storage, align4
 from mnet.fixed_point import multiply_in_float64, multiply_rounding_once, multiply_rounding_twice, quantize_multiplier
-from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Tensor, output_size
+from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Tensor, output_size
 from mnet.oracle import Requantization, Rounding, requantize
 from mnet.resources import folder
 
@@ -317,22 +318,27 @@ def layer(
 
 
 def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
-    """Draw a convolution: `choice` fixes some of what is drawn otherwise."""
+    """Draw a convolution: `choice` fixes some of what is drawn otherwise; `fpu` is with weights in the FPU."""
 
     def draw(name: str, *options: Any) -> Any:
         return choice[name] if name in choice else options[rng.integers(len(options))]
 
-    kind = draw("kind", Conv2D, Conv2D, FullyConnected)
+    fpu = bool(choice.get("fpu"))
+    kind = Conv2D if fpu else draw("kind", Conv2D, Conv2D, FullyConnected)
     kernel = draw("kernel", (1, 1), (1, 1), (3, 3), (2, 1), (1, 4), (10, 4), (5, 5)) if kind is Conv2D else (1, 1)
+    if fpu and kernel[0] > 3:
+        kernel = (2, 3)
     stride = draw("stride", (1, 1), (1, 1), (2, 2), (1, 3)) if kind is Conv2D else (1, 1)
-    height, width = draw("size", (4, 5), (3, 6), (1, 1), (2, 9), (6, 2))
+    height, width = draw("size", (4, 5), (3, 6), (1, 1), (2, 9), (6, 2), (3, 19))
     channels = draw("channels", 1, 2, 3, 4, 7, 8, 20, 36)
+    while fpu and not fits(kernel[0], kernel[1] * align4(channels)):
+        channels -= 1
     outputs = draw("outputs", 1, 3, 4, 6, 8, 13)
     zero_points = draw("zero_points", (-128, -128), (-128, -128), (3, -128), (-128, -7), (127, 127), (-5, 90))
     rounding = draw("rounding", Rounding.DOUBLE, Rounding.DOUBLE, Rounding.SINGLE, Rounding.REAL)
     activation = draw("activation", (-128, 127), (-128, 127), (-128, 127), (-100, 101))
     planar = draw("planar", False, True) and kind is Conv2D
-    whole = draw("whole", False, True) and kernel == (1, 1) and kind is Conv2D
+    whole = draw("whole", False, True) and kernel == (1, 1) and kind is Conv2D and not fpu
     padding = (
         draw("padding", (0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 0, 1), (2, 0, 2, 1)) if max(kernel) > 1 else (0, 0, 0, 0)
     )
@@ -381,7 +387,7 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
         target = replace(target, slots=2)
     call = Call(op, (source,), target, out_shape[0] if whole else 1, how)
     assert convolution_accepts(op, None) is None or -128 in weights
-    view = convolution_view(call)
+    view = fpu_view(call) if fpu else convolution_view(call)
 
     values = rng.integers(-128, 128, source_tensor.shape).astype(np.int8)
     if rng.integers(3) == 0:
@@ -397,8 +403,8 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
     return Case(
         call,
         view,
-        "convolution_dsp",
-        convolution_pack(call, view, 0),
+        "convolution_fpu" if fpu else "convolution_dsp",
+        fpu_pack(call, view, 0) if fpu else convolution_pack(call, view, 0),
         memory,
         pointers,
         target.top + row,
@@ -490,15 +496,16 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 def batch(seed: int, count: int) -> list[Case]:
     rng = np.random.default_rng(seed)
-    return [(convolution_case if i % 2 else depthwise_case)(rng) for i in range(count)]
+    return [depthwise_case(rng) if i % 3 == 0 else convolution_case(rng, fpu=i % 3 == 1) for i in range(count)]
 
 
 def large_cases(seed: int = 5) -> list[Case]:
     """Return what random small shapes do not reach: loops in the taps, far offsets, every width of a row."""
     rng = np.random.default_rng(seed)
     cases = []
+    solvable = {"rounding": Rounding.DOUBLE, "spread": 1}
     for planar in (False, True):
-        base = {"kind": Conv2D, "planar": planar, "outputs": 8, "stride": (1, 1)}
+        base = {"kind": Conv2D, "planar": planar, "outputs": 8, "stride": (1, 1), **solvable}
         for choice in (
             {"kernel": (3, 3), "channels": 16, "size": (5, 7)},
             {"kernel": (3, 3), "channels": 32, "size": (5, 7), "stride": (2, 2), "padding": (1, 1, 1, 1)},
@@ -516,9 +523,22 @@ def large_cases(seed: int = 5) -> list[Case]:
             {"kernel": (1, 1), "channels": 129, "size": (6, 7), "whole": True, "stored_channels": 129},
         ):
             cases.append(convolution_case(rng, **{**base, **choice}))
+        few = {**base, "fpu": True, "deviation": 30, "kernel": (1, 1)}
+        for channels in (8, 12, 16, 24, 28, 32, 44):
+            for width in (1, 2, 3, 4, 7, 12, 24, 48):
+                cases.append(convolution_case(rng, **few, channels=channels, size=(3, width)))
+        for stride in (1, 2):
+            window = {**few, "kernel": (3, 3), "stride": (stride, stride), "padding": (0, 1, 0, 1)}
+            for width in (3, 8, 11, 33, 96):
+                cases.append(convolution_case(rng, **window, channels=3, stored_channels=3, size=(5, width)))
+            cases.append(convolution_case(rng, **window, channels=4, size=(5, 16)))
+        cases.append(convolution_case(rng, **{**few, "kernel": (2, 2)}, channels=8, size=(5, 50)))
+        cases.append(convolution_case(rng, **{**few, "outputs": 514}, channels=20, size=(2, 52)))
     for channels in (1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 100, 2048):
-        cases.append(convolution_case(rng, kind=FullyConnected, size=(1, 1), channels=channels, deviation=10))
-    cases.append(convolution_case(rng, kind=FullyConnected, size=(4, 5), channels=32, deviation=10))
+        cases.append(
+            convolution_case(rng, kind=FullyConnected, size=(1, 1), channels=channels, deviation=10, **solvable)
+        )
+    cases.append(convolution_case(rng, kind=FullyConnected, size=(4, 5), channels=32, deviation=10, **solvable))
     for stride in (1, 2):
         for width in (*range(1, 20), 48, 95, 96):
             cases.append(depthwise_case(rng, size=(5, width), stride=stride, mode="ring", channels=8))
@@ -589,9 +609,10 @@ def test_every_core_gives_the_same_bits(core: str, flags: tuple[str, ...], tmp_p
 def test_c_bodies_have_no_undefined_behaviour(tmp_path: Path) -> None:
     cases = [*batch(14, 40), *large_cases()]
     flags = ("-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-static-libubsan")
-    write_sources(cases[:1], tmp_path)
+    (tmp_path / "probe").mkdir()
+    write_sources(cases[:1], tmp_path / "probe")
     try:
-        library(tmp_path, flags)
+        library(tmp_path / "probe", flags)
     except (subprocess.CalledProcessError, OSError):
         pytest.skip("this gcc has no sanitizer")
     run_on_host(cases, tmp_path, flags)
@@ -728,6 +749,19 @@ def test_kernels_say_what_they_do_not_accept() -> None:
     assert "padding" in depthwise_accepts(replace(depthwise, padding=(0, 2, 1, 1)), None)
     assert "5x5" in depthwise_accepts(replace(depthwise, weights=np.zeros((5, 5, 4), np.int8)), None)
     assert convolution_accepts(depthwise, None) and depthwise_accepts(convolution, None)
+
+
+def test_weights_stay_in_the_fpu_where_it_pays() -> None:
+    def refusal(**choice: Any) -> str | None:
+        call = convolution_case(np.random.default_rng(4), kind=Conv2D, whole=False, **choice).call
+        tensors = {"in": call.inputs[0].tensor, "out": call.output.tensor}
+        return fpu_accepts(call.op, Graph("g", tensors, (call.op,), "in", "out", ""))
+
+    assert refusal(kernel=(1, 1), channels=8, size=(4, 48)) is None
+    assert refusal(kernel=(3, 3), channels=3, size=(5, 96)) is None
+    assert "do not fit" in str(refusal(kernel=(1, 1), channels=64, size=(4, 48)))
+    assert "5 rows" in str(refusal(kernel=(5, 5), channels=1, size=(6, 48)))
+    assert "too short" in str(refusal(kernel=(1, 1), channels=8, size=(4, 2), stride=(1, 1)))
 
 
 def test_views_hold_no_weights() -> None:

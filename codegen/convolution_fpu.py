@@ -1,0 +1,336 @@
+"""Convolutions of few taps for cores with DSP instructions and an FPU: two output channels stay in the FPU's registers.
+
+The kernel takes two output channels at a time, loads their weights and constants into s0.., and runs along the row
+with four pixels at a time: a word of two neighbouring taps of each pixel meets a word of weights, which comes back from
+the FPU in one cycle. Compared with `convolution_dsp` the requantisation's constants are loaded once for the row.
+
+Weights are int16, times 256 (or 2) where that spares the requantisation a shift, if they fit the registers ("wide");
+else both channels share a word, as in `convolution_dsp`:
+
+    lane = w[c] + 256 * w[c + 1]
+
+Where windows overlap by whole words, word i + n of a pixel is word i of the next one: three of four loads vanish.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from codegen.call import Call
+from codegen.convolution import convolution_accepts
+from codegen.layout import WIDE16, align4
+from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
+from mnet.graph import Conv2D, Graph, Op
+
+BLOCK = 4  # pixels
+REGISTERS = 32  # of the FPU
+FREE_REGISTERS = 16  # those that a function need not restore
+WIDE_WORDS = 28  # weights of two channels; behind them the output pointer and the distances of three rows
+SHARED_WORDS = 22  # behind them at most 8 constants and two pointers
+MAX_KERNEL_HEIGHT = 3
+UNROLLED_WORDS = 48  # words of input of a pixel that a round of the loop may have, over its blocks; about 56 bytes each
+LARGEST_OFFSET = 4095  # of a load
+WORDS_OF_INPUT = ("r2", "r3", "r4", "r5")  # of the pixels of a block
+
+
+@dataclass(frozen=True)
+class Step:
+    """One word of the window: where the pixels' words are, after these loads, and the weights they meet."""
+
+    loads: tuple[tuple[str, int], ...]  # register, bytes from the row's pointer
+    words: tuple[str, ...]  # registers, one for each pixel
+    weight: int  # of the channels' weights
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some pixels of a row whose sums are made together, at these bytes from the pointers."""
+
+    pixels: int
+    input: int
+    output: int
+
+
+@dataclass(frozen=True)
+class FpuView:
+    """Everything that the text of the kernel depends on. Distances are in bytes, from the start of a row's slot."""
+
+    kernel_height: int
+    taps: int  # of a kernel row
+    pixels: int
+    channel_pairs: int  # of the output
+    input_first: int  # the first window
+    input_pixel: int  # from window to window
+    output_first: int
+    output_pixel: int
+    output_channel: int
+    output_offset: int  # subtracted from quantized + 128
+    requantization: RequantizationView
+
+    @property
+    def wide(self) -> bool:
+        """Return whether each channel has weight words of its own."""
+        return wide_words(self.kernel_height, self.taps) <= WIDE_WORDS
+
+    @property
+    def scale(self) -> int:
+        """Return what wide weights are multiplied with, for the requantisation's sake."""
+        return {"fast": 256, "shifts": 2}.get(self.requantization.form, 1)
+
+    @property
+    def whole_pairs(self) -> int:
+        """Return the words of a kernel row, but for a last tap that stands alone in wide weights."""
+        return self.taps // 2 if self.wide else (self.taps + 1) // 2
+
+    @property
+    def alone(self) -> bool:
+        """Return whether the last tap of each kernel row has a lane of its own, behind the other weights."""
+        return self.wide and self.taps % 2 == 1
+
+    @property
+    def weight_words(self) -> int:
+        """Return the weights of two channels."""
+        if self.wide:
+            return wide_words(self.kernel_height, self.taps)
+        return self.kernel_height * self.whole_pairs
+
+    @property
+    def constant_words(self) -> int:
+        """Return the words of two channels behind the weights: biases, then the requantisation."""
+        if self.requantization.form == "fast":
+            return 4 if self.wide else 5
+        return 2 + 2 * self.requantization.words
+
+    @property
+    def planar(self) -> bool:
+        """Return whether the pixels of a channel are neighbours in the output, not the channels of a pixel."""
+        return self.output_pixel == WIDE16.element_bytes and self.output_channel > WIDE16.element_bytes
+
+    @property
+    def assembly(self) -> bool:
+        """Return whether there is an assembly body; else the C body serves every core."""
+        return not self.requantization.own_steps
+
+    @property
+    def rounds(self) -> int:
+        """Return how often the loop over full blocks runs; 1: the row has no loop."""
+        full = self.pixels // BLOCK
+        words = self.kernel_height * ((self.taps + 1) // 2)
+        reach = BLOCK * self.input_pixel
+        most = max(1, min(UNROLLED_WORDS // words, (LARGEST_OFFSET - 2 * self.taps - 4) // reach - 1))
+        return next(rounds for rounds in range(1, full + 2) if full % rounds == 0 and full // rounds <= most)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the full blocks of one round."""
+        return tuple(
+            Block(BLOCK, BLOCK * i * self.input_pixel, BLOCK * i * self.output_pixel)
+            for i in range(self.pixels // BLOCK // self.rounds)
+        )
+
+    @property
+    def last(self) -> Block | None:
+        """Return the pixels behind the full blocks."""
+        done = len(self.blocks) * BLOCK if self.rounds == 1 else 0
+        rest = self.pixels % BLOCK
+        return Block(rest, done * self.input_pixel, done * self.output_pixel) if rest else None
+
+    @property
+    def homes(self) -> dict[str, str]:
+        """Return where each value lives: a register of the FPU, or a word of the stack.
+
+        c0.. are the constants of the channels, d1.. the distances from row to row of the window, the last one back to
+        the first row. What the loop over blocks reads comes first.
+        """
+        distances = [f"d{row + 1}" for row in range(self.kernel_height)] if self.kernel_height > 1 else []
+        room = REGISTERS - self.weight_words - 1 - len(distances)
+        held = max(min(self.constant_words, room), 0)
+        inner = [*(f"c{i}" for i in range(held)), "output", *distances]
+        outer = ["end", *(f"c{i}" for i in range(held, self.constant_words)), "input", "constants", "constants_end"]
+        used = self.weight_words + len(inner)
+        free = FREE_REGISTERS if used + 1 <= FREE_REGISTERS else min(used + 1, REGISTERS)
+        registers = [f"s{i}" for i in range(self.weight_words, free)]
+        names = [*inner, *outer]
+        stack = [f"[sp, #{4 * i}]" for i in range(len(names) - len(registers))]
+        return dict(zip(names, [*registers, *stack], strict=False))
+
+    @property
+    def held_constants(self) -> int:
+        """Return the constants of two channels that live in registers."""
+        return sum(name.startswith("c") and name[1:].isdigit() and home[0] == "s" for name, home in self.homes.items())
+
+    @property
+    def frame(self) -> int:
+        """Return the bytes of the stack that values live in."""
+        return 4 * sum(home.startswith("[") for home in self.homes.values())
+
+    @property
+    def last_register(self) -> int:
+        """Return the number of the last FPU register that is used."""
+        return max(int(home[1:]) for home in self.homes.values() if home.startswith("s"))
+
+    def steps(self, block: Block) -> tuple[tuple[Step, ...], ...]:
+        """Return, for each kernel row, its words in the order of use."""
+        return tuple(tuple(self._row(row, block)) for row in range(self.kernel_height))
+
+    def _row(self, row: int, block: Block) -> Iterator[Step]:
+        words = (self.taps + 1) // 2
+        overlap, odd = divmod(self.input_pixel, 4)
+        for first in range(words if odd else min(overlap, words)):
+            registers = WORDS_OF_INPUT[: block.pixels]
+            for word in range(first, first + 1 if odd else words, max(overlap, 1)):
+                fresh = range(block.pixels) if word == first else range(block.pixels - 1, block.pixels)
+                if word > first:
+                    registers = (*registers[1:], registers[0])
+                loads = tuple((registers[i], block.input + i * self.input_pixel + 4 * word) for i in fresh)
+                if word == self.whole_pairs:
+                    weight = 2 * (self.kernel_height * self.whole_pairs + row // 2)
+                    yield Step(loads, registers, weight, "smlabt" if row % 2 else "smlabb")
+                else:
+                    weight = (row * self.whole_pairs + word) * (2 if self.wide else 1)
+                    yield Step(loads, registers, weight, "smlad")
+
+
+def wide_words(height: int, taps: int) -> int:
+    """Return the words of int16 weights of two channels; last taps of odd kernel rows share a word, two by two.
+
+    >>> wide_words(3, 9), wide_words(1, 8)
+    (28, 8)
+    """
+    return 2 * height * (taps // 2) + taps % 2 * (height + 1) // 2 * 2
+
+
+def fits(height: int, taps: int) -> bool:
+    """Return whether the weights of two channels fit the FPU's registers, in one form or the other.
+
+    >>> fits(3, 9), fits(1, 44), fits(1, 46)
+    (True, True, False)
+    """
+    shared = height * ((taps + 1) // 2)
+    return wide_words(height, taps) <= WIDE_WORDS or shared <= SHARED_WORDS - 3 * (height > 1)
+
+
+def fpu_accepts(op: Op, graph: Graph) -> str | None:
+    """Return None if the kernel can compute `op` and is expected to be faster than `convolution_dsp`, or why not."""
+    if not isinstance(op, Conv2D):
+        return "not a convolution"
+    refused = convolution_accepts(op, graph)
+    if refused:
+        return refused
+    height = int(op.weights.shape[1])
+    if height > MAX_KERNEL_HEIGHT:
+        return f"the kernel has {height} rows, more than {MAX_KERNEL_HEIGHT}"
+    channels = int(op.weights.shape[3])
+    taps = int(op.weights.shape[2]) * (channels if op.input == graph.input else align4(channels))
+    if not fits(height, taps):
+        return f"{height} x {taps} taps do not fit the FPU's registers"
+    if op.stride[1] * taps * 2 * BLOCK * 2 > LARGEST_OFFSET:
+        return "the pixels are too far apart"
+    width = graph.tensors[op.output].shape[1]
+    if _cycles(width, height, taps) >= _cycles_of_pairs(width, height, taps):
+        return f"a row of {width} pixels is too short"
+    return None
+
+
+def _cycles(width: int, height: int, taps: int) -> float:
+    """Return about how long this kernel takes for a row of four channels."""
+    words = height * ((taps + 1) // 2)
+    wide = wide_words(height, taps) <= WIDE_WORDS
+    weights = wide_words(height, taps) if wide else words
+    blocks = [BLOCK] * (width // BLOCK) + [width % BLOCK] * (width % BLOCK > 0)
+    fixed = 14 + (2 * height if height > 1 else 0)
+    each = sum((3 * pixels + 3) * words + (4 if wide else 6) * pixels + fixed for pixels in blocks)
+    return 2 * (each + weights + 16)
+
+
+def _cycles_of_pairs(width: int, height: int, taps: int) -> float:
+    """Return about how long `convolution_dsp` takes for a row of four channels."""
+    words = height * ((taps + 1) // 2)
+    return width // 2 * (15 * words + 57) + width % 2 * (9.5 * words + 40)
+
+
+def _requantizer(call: Call) -> Requantizer:
+    assert call.requantization is not None
+    return requantizer(call.requantization, *accumulator_range(call))
+
+
+def fpu_view(call: Call) -> FpuView:
+    """Return what the text depends on. Input wide16; output wide16 or planar16; one row.
+
+    rows[0 .. kernel_height - 1] are the rows of the window, rows[kernel_height] is the output row.
+    """
+    op, source, target = call.op, call.inputs[0], call.output
+    assert isinstance(op, Conv2D) and call.rows == 1
+    assert source.layout is WIDE16 and target.layout.element_bytes == 2 and target.stored_channels % 2 == 0
+    first = (source.left - op.padding[2]) * source.pixel_bytes
+    assert first >= 0
+    return FpuView(
+        kernel_height=int(op.weights.shape[1]),
+        taps=int(op.weights.shape[2]) * source.stored_channels,
+        pixels=target.width,
+        channel_pairs=target.stored_channels // 2,
+        input_first=first,
+        input_pixel=op.stride[1] * source.pixel_bytes,
+        output_first=target.left * target.pixel_bytes,
+        output_pixel=target.pixel_bytes,
+        output_channel=target.channel_bytes,
+        output_offset=target.offset + 128,
+        requantization=_requantizer(call).view,
+    )
+
+
+def fpu_pack(call: Call, view: FpuView, phase: int) -> tuple[int, ...]:
+    """Return the constants in the order in which the kernel reads them, for each pair of output channels c and c+1:
+
+    wide: 2 words, of c and c+1, for each pair of taps, rows outermost; where kernel rows are odd 2 words for each
+        two rows, with their last taps in the lanes; all times `view.scale`
+    else: 1 word for each pair of taps, lanes of c and c+1
+    the biases: as they are scaled and with the addends; not wide: of c, and of both as in `convolution_dsp`
+    fast: addend of c unless wide, multipliers of c and c+1. Other forms: the words of each channel.
+    """
+    assert phase == 0
+    op, source = call.op, call.inputs[0]
+    assert isinstance(op, Conv2D)
+    how, live = _requantizer(call), len(op.bias)
+    count = 2 * view.channel_pairs
+    stored = np.zeros((count, view.kernel_height, op.weights.shape[2], source.stored_channels), np.int64)
+    stored[:live, :, :, : source.tensor.shape[2]] = op.weights
+    stored[:live][how.constant] = 0
+    taps = stored.reshape(count, view.kernel_height, view.taps)
+
+    # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
+    bias, delta = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    bias[:live] = how.bias(op.bias - (source.tensor.zero_point - source.offset) * taps[:live].sum((1, 2)))
+    delta[:live] = how.delta
+    words = np.zeros((count, view.requantization.words), np.int64)
+    words[:live] = how.words
+    fast = view.requantization.form == "fast"
+    requantization = words.reshape(view.channel_pairs, -1)
+    if view.wide:
+        bias = view.scale * bias + (delta if fast else 0)
+        lanes = view.scale * taps
+        parts = [_words(lanes[:, :, : 2 * view.whole_pairs])]
+        if view.alone:
+            alone = lanes[:, :, -1]
+            parts.append(_words(np.pad(alone, ((0, 0), (0, view.kernel_height % 2)))))
+    else:
+        if not view.requantization.own_steps:
+            bias[1::2] = bias[0::2] + 256 * bias[1::2] + delta[1::2]
+        lanes = np.pad(taps[0::2] + 256 * taps[1::2], ((0, 0), (0, 0), (0, view.taps % 2)))
+        parts = [_words(lanes)]
+        if fast:
+            requantization = np.concatenate([delta[0::2, None], requantization], 1)
+    assert lanes.min(initial=0) >= -(1 << 15) and lanes.max(initial=0) < 1 << 15
+    channels = 2 if view.wide else 1
+    weights = [part.reshape(view.channel_pairs, channels, -1).transpose(0, 2, 1) for part in parts]
+    columns = [*weights, bias, requantization]
+    packed = np.concatenate([part.reshape(view.channel_pairs, -1) for part in columns], 1) & 0xFFFFFFFF
+    assert packed.shape[1] == view.weight_words + view.constant_words
+    return tuple(int(word) for word in packed.ravel())
+
+
+def _words(lanes: np.ndarray) -> np.ndarray:
+    """Return words of two neighbouring lanes of the last axis."""
+    return (lanes[..., 0::2] & 0xFFFF) | (lanes[..., 1::2] & 0xFFFF) << 16
