@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codegen import convolution, convolution_fpu, depthwise, plain
+from codegen import convolution, convolution_fpu, depthwise, packed, plain
 from codegen.call import Call
 from codegen.layout import PLANAR16, SUMS32, WIDE8, WIDE16, Layout
 from codegen.simplify import is_global
@@ -128,6 +128,10 @@ def _depthwise_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     return depthwise.depthwise_accepts(op, graph) if target.dsp else "no DSP instructions"
 
 
+def _convolution_packed(op: Op, graph: Graph, target: Target) -> str | None:
+    return "DSP instructions do better" if target.dsp else packed.packed_accepts(op, graph)
+
+
 def _pools_channels(op: Op, graph: Graph, target: Target) -> str | None:
     if isinstance(op, AveragePool2D | Mean) and is_global(op, graph):
         return None
@@ -206,6 +210,16 @@ KERNELS: tuple[Kernel, ...] = (
         pack=depthwise.depthwise_pack,
         whole_layer=is_small,
         ring_of_window=True,
+    ),
+    Kernel(
+        family="convolution_packed",
+        template="convolution_packed.c.j2",
+        accepts=_convolution_packed,
+        writes=frozenset({"wide8"}),
+        needs=_wide_rows,
+        view=packed.packed_view,
+        pack=packed.packed_pack,
+        pointers=_window_pointers,
     ),
     Kernel(
         family="convolution",
