@@ -73,7 +73,7 @@ def _layer_table(graph: Graph, plan: Plan) -> list[str]:
         shape = "x".join(map(str, op.call.output.tensor.shape))
         macs = macs_of(graph, op.call.op) if not op.kernel.consumes_rows else 0
         storage = plan.storage[op.output]
-        rows = "whole" if storage.whole else f"{storage.slots} rows"
+        rows = "whole" if storage.whole else "1 row" if storage.slots == 1 else f"{storage.slots} rows"
         lines.append(
             f"{op.name:<24} {shape:>12} {macs:>9} MACs  {op.kernel.family:<16} "
             f"arena + {plan.buffer(op.output).offset:<6} {storage.buffer_bytes:>6} B  {storage.layout.name}, {rows}"
