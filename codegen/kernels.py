@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codegen import convolution, convolution_fpu, depthwise, packed, plain
+from codegen import convolution, convolution_fpu, convolution_mve, depthwise, packed, plain
 from codegen.call import Call
-from codegen.layout import PLANAR16, SUMS32, WIDE8, WIDE16, Layout
+from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
 from codegen.simplify import is_global
 from codegen.targets import Target
 from mnet.graph import (
@@ -33,7 +33,9 @@ NO_PADDING: Padding = (0, 0, 0, 0)
 
 
 def wide(target: Target) -> Layout:
-    """Return the interleaved layout of a target: 16 bits where SMLAD reads pairs, bytes elsewhere."""
+    """Return the interleaved layout of a target: int8 for vectors, 16 bits where SMLAD reads pairs, bytes elsewhere."""
+    if target.mve:
+        return BYTES8
     return WIDE16 if target.dsp else WIDE8
 
 
@@ -83,7 +85,7 @@ class Kernel:
                 return 0, source.height - 1
 
 
-_ANY = frozenset({"wide16", "wide8", "planar16"})
+_ANY = frozenset({"wide16", "wide8", "bytes8", "planar16"})
 
 
 def _window_pointers(call: Call) -> int:
@@ -111,11 +113,11 @@ def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     height, width, channels = graph.tensors[op.input].shape
     if isinstance(op, FullyConnected) and height * width > 1 and channels % 4:
         return "pixels of the input do not follow each other"
-    return convolution.convolution_accepts(op, graph) if target.dsp else "no DSP instructions"
+    return convolution.convolution_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
 
 def _convolution_fpu(op: Op, graph: Graph, target: Target) -> str | None:
-    if not target.dsp or not target.fpu:
+    if wide(target) is not WIDE16 or not target.fpu:
         return "no DSP instructions, or no FPU"
     if _small_pointwise(op, graph):
         return "all rows are made in one call"
@@ -125,7 +127,11 @@ def _convolution_fpu(op: Op, graph: Graph, target: Target) -> str | None:
 def _depthwise_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if not isinstance(op, DepthwiseConv2D):
         return "not a depthwise convolution"
-    return depthwise.depthwise_accepts(op, graph) if target.dsp else "no DSP instructions"
+    return depthwise.depthwise_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
+
+
+def _convolution_mve(op: Op, graph: Graph, target: Target) -> str | None:
+    return convolution_mve.convolution_accepts(op, graph) if target.mve else "no vectors"
 
 
 def _convolution_packed(op: Op, graph: Graph, target: Target) -> str | None:
@@ -147,7 +153,7 @@ def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
         return Needs(wide(target), whole=True)
     assert isinstance(op, Conv2D)
     # A window of an odd number of 16-bit taps is read in pairs, one value over its end.
-    odd = target.dsp and op.weights.shape[2] * op.weights.shape[3] % 2 == 1
+    odd = wide(target) is WIDE16 and op.weights.shape[2] * op.weights.shape[3] % 2 == 1
     return Needs(wide(target), op.padding, slack_bytes=2 if odd else 0)
 
 
@@ -179,6 +185,16 @@ def _wide_whole(op: Op, graph: Graph, target: Target) -> Needs:
 
 
 KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        family="convolution_mve",
+        template="convolution_mve.c.j2",
+        accepts=_convolution_mve,
+        writes=frozenset({"bytes8"}),
+        needs=_convolution_needs,
+        view=convolution_mve.convolution_view,
+        pack=convolution_mve.convolution_pack,
+        pointers=_window_pointers,
+    ),
     Kernel(
         family="convolution_fpu",
         template="convolution_fpu.c.j2",

@@ -3,6 +3,7 @@
 Values are stored as `quantized - offset`. The wide layouts use offset -128, so that every value is 0..255 and a
 requantiser ends in one USAT #8; padding is then zero_point + 128. The planar layout uses the zero_point, so that
 padding is 0 and the depthwise kernels need no code for edges; for a ReLU tensor (zero_point -128) both are the same.
+Vectors take quantized values as they are: offset 0.
 """
 
 from dataclasses import dataclass
@@ -22,20 +23,20 @@ class Layout:
     name: str
     element_bytes: int
     planar: bool  # [channel][slot][pixel] instead of [slot][pixel][channel]
-    centred: bool  # offset is the zero_point instead of -128
+    offset: int | None  # quantized = stored + offset; None: the zero_point
 
     @property
     def c_type(self) -> str:
         """Return the C type of one element."""
-        return {1: "uint8_t", 2: "int16_t", 4: "int32_t"}[self.element_bytes]
+        bits = 8 * self.element_bytes
+        return f"uint{bits}_t" if bits == 8 and self.offset == -128 else f"int{bits}_t"
 
 
-WIDE16 = Layout(
-    "wide16", 2, planar=False, centred=False
-)  # int16 [slot][pixel][channel]: input of every DSP convolution
-WIDE8 = Layout("wide8", 1, planar=False, centred=False)  # uint8 [slot][pixel][channel]: cores without DSP instructions
-PLANAR16 = Layout("planar16", 2, planar=True, centred=True)  # int16 [channel][slot][pixel]: input of the DSP depthwise
-SUMS32 = Layout("sums32", 4, planar=False, centred=False)  # int32 [channel]: what pooling adds rows to
+WIDE16 = Layout("wide16", 2, planar=False, offset=-128)  # int16 [slot][pixel][channel]: input of every DSP convolution
+WIDE8 = Layout("wide8", 1, planar=False, offset=-128)  # uint8 [slot][pixel][channel]: cores without DSP instructions
+BYTES8 = Layout("bytes8", 1, planar=False, offset=0)  # int8 [slot][pixel][channel]: cores with vectors (MVE)
+PLANAR16 = Layout("planar16", 2, planar=True, offset=None)  # int16 [channel][slot][pixel]: input of the DSP depthwise
+SUMS32 = Layout("sums32", 4, planar=False, offset=-128)  # int32 [channel]: what pooling adds rows to
 
 
 def align4(count: int) -> int:
@@ -64,7 +65,7 @@ class Storage:
     @property
     def offset(self) -> int:
         """Return what was subtracted from the quantized value."""
-        return self.tensor.zero_point if self.layout.centred else -128
+        return self.tensor.zero_point if self.layout.offset is None else self.layout.offset
 
     @property
     def padding_value(self) -> int:
@@ -149,7 +150,7 @@ class Storage:
 
     @property
     def _dtype(self) -> str:
-        return {1: "u1", 2: "<i2", 4: "<i4"}[self.layout.element_bytes]
+        return {"uint8_t": "u1", "int8_t": "i1", "int16_t": "<i2", "int32_t": "<i4"}[self.layout.c_type]
 
     def unpack(self, span: bytes, rows: int) -> npt.NDArray[np.int32]:
         """Return the quantized values [rows, width, channels] (int32: a value out of int8 must not hide) of a span."""
@@ -163,7 +164,7 @@ class Storage:
         span, mask = np.zeros(count, self._dtype), np.zeros(count, self._dtype)
         index = self._index(rows)
         span[index] = values.astype(np.int32) - self.offset
-        mask[index] = -1 if self.layout.element_bytes > 1 else 255
+        mask[index] = 255 if self._dtype == "u1" else -1
         return span.tobytes(), mask.tobytes()
 
 

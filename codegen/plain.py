@@ -224,11 +224,10 @@ def row_sum_view(call: Call) -> RowSumView:
 
 @dataclass(frozen=True)
 class AverageView:
-    """From the sums of stored values (quantized + 128) to the average."""
+    """From the sums of quantized + 128 to the average."""
 
     target: Access
     count: int
-    stored_offset: int  # stored value = quantized - stored_offset
     low: int
     high: int
     mean: MeanArithmetic | None  # None: AVERAGE_POOL_2D, rounded division
@@ -241,7 +240,7 @@ def average_view(call: Call) -> AverageView:
     low, high = op.activation if isinstance(op, AveragePool2D) else (-128, 127)
     arithmetic = call.arithmetic
     assert arithmetic is None or isinstance(arithmetic, MeanArithmetic)
-    return AverageView(access(call.output), call.pooled, -128, low, high, arithmetic)
+    return AverageView(access(call.output), call.pooled, low, high, arithmetic)
 
 
 @dataclass(frozen=True)
@@ -310,7 +309,7 @@ def add_view(call: Call) -> AddView:
 
 
 def add_pack(call: Call, view: AddView, phase: int) -> tuple[int, ...]:
-    """Return for each input the 256 scaled contributions of its stored values 0..255 (quantized + 128)."""
+    """Return for each input the 256 scaled contributions of its quantized values -128..127."""
     how = call.arithmetic
     assert isinstance(how, AddArithmetic)
     scale = {Rounding.DOUBLE: multiply_rounding_twice, Rounding.SINGLE: multiply_rounding_once}[how.rounding]

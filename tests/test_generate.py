@@ -24,7 +24,7 @@ ORIGIN = Origin("mnet codegen net.tflite", "0")
 
 
 def compare_on_host(graph: Graph, made: Plan, folder: Path, sanitizers: bool = False, count: int = 2) -> verify.Leg:
-    """Generate, compile and run on this computer; compare everything with the golden model of the unsimplified graph."""
+    """Generate, compile and run on this computer; compare everything with the golden model of the whole graph."""
     write_folder(folder, emit(made, ORIGIN))
     program = build_host(folder, ("MODEL_TRACE", "MODEL_POISON"), folder / "build", sanitizers=sanitizers)
     tensors = golden.run(graph, made.oracle, random_input(graph, 1, count))
@@ -39,7 +39,7 @@ def described(graph: Graph, leg: verify.Leg) -> str:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     graph=small_graphs(),
-    name=st.sampled_from(("cortex-m4", "cortex-m0")),
+    name=st.sampled_from(("cortex-m4", "cortex-m0", "cortex-m55")),
     oracle=st.sampled_from(sorted(ORACLES)),
     mode=st.sampled_from(INPUT_MODES),
 )
@@ -53,7 +53,11 @@ def test_random_networks_give_the_golden_bits(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(graph=small_graphs(), name=st.sampled_from(("cortex-m4", "cortex-m0")), mode=st.sampled_from(INPUT_MODES))
+@given(
+    graph=small_graphs(),
+    name=st.sampled_from(("cortex-m4", "cortex-m0", "cortex-m55")),
+    mode=st.sampled_from(INPUT_MODES),
+)
 def test_plans_are_sound_and_deterministic(graph: Graph, name: str, mode: str) -> None:
     chosen = target(name)
     made = plan(simplify(graph), chosen, ORACLES["litert"], mode)
