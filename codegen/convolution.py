@@ -9,7 +9,10 @@ of channel c and E of channel c + 1; SXTB16 leaves w[c], for D alone; the differ
 That takes as long as 16-bit weights would, with half the flash.
 
 A kernel row of the window is a run of kernel_width * stored_channels neighbouring int16 values, read in pairs; a zero
-weight meets what lies behind an odd run. A fully connected layer is one run over its whole input.
+weight meets what lies behind an odd run. A fully connected layer is one run over its whole input. Where windows overlap
+by whole words, word i + n of a pixel is word i of the next one, and is loaded once.
+
+The last three pixels of an odd row are taken with two channels at a time, where the window is short enough.
 """
 
 from dataclasses import dataclass
@@ -23,14 +26,26 @@ from mnet.graph import Conv2D, FullyConnected, Graph, Int8Array, Op
 
 BLOCK = 4  # output channels
 MAX_KERNEL_HEIGHT = 10  # row pointers are kept in s0..s9
-STRAIGHT_PAIRS = 64  # up to here the words of a window are unrolled, for two pixels; about 48 bytes of code each
+STRAIGHT_PAIRS = 72  # up to here the words of a window are unrolled, for two pixels; about 48 bytes of code each
 LOOP_PAIRS = 48  # else that many at most, in the body of a loop
 SINGLE_PAIRS = 16  # the same for the last pixel of an odd row
+LONE_PAIRS = 64  # and where there is no other pixel
+LARGEST_OFFSET = 4095  # of a load
+WORDS_OF_INPUT = ("r2", "r3", "r4")  # of the pixels that are summed together
+
+
+@dataclass(frozen=True)
+class Step:
+    """One word of a kernel row: where the pixels' words are, after these loads."""
+
+    word: int
+    loads: tuple[tuple[str, int], ...]  # register, bytes from the kernel row
+    registers: tuple[str, ...]  # one for each pixel
 
 
 @dataclass(frozen=True)
 class Loop:
-    """The words of one kernel row: `count` times `pairs`, then `rest`."""
+    """The words of each column of one kernel row: `count` times `pairs`, then `rest`."""
 
     pairs: int
     count: int
@@ -53,6 +68,7 @@ class ConvolutionView:
 
     kernel_height: int
     pairs: int  # words of two taps in a kernel row
+    columns: int  # pixels in it, where they are whole words: rounds of a loop take some words of each; else 1
     rows: int  # output rows of one call; more than 1 only with a kernel of one row
     pixels: int  # of an output row, or of all of them where the rows follow each other without gaps
     groups: int  # of four output channels
@@ -91,22 +107,55 @@ class ConvolutionView:
         return self.kernel_height * self.pairs <= STRAIGHT_PAIRS
 
     @property
+    def triple(self) -> bool:
+        """Return whether the last three pixels of a row go together, two channels at a time."""
+        return self.pixels % 2 == 1 and self.pixels > 1 and self.straight
+
+    @property
+    def double_pixels(self) -> int:
+        """Return how many times two pixels go together in a row."""
+        return (self.pixels - 3) // 2 if self.triple else self.pixels // 2
+
+    @property
+    def column_pairs(self) -> int:
+        """Return the words of a column of a kernel row."""
+        return self.pairs // self.columns
+
+    @property
     def loop(self) -> Loop:
         """Return how a kernel row is read for two pixels."""
-        return Loop(self.pairs, 1, 0) if self.straight else _loop(self.pairs, LOOP_PAIRS)
+        return Loop(self.column_pairs, 1, 0) if self.straight else _loop(self.column_pairs, LOOP_PAIRS // self.columns)
 
     @property
     def single_straight(self) -> bool:
         """Return whether the taps of a single pixel are unrolled."""
-        return self.kernel_height * self.pairs <= SINGLE_PAIRS
+        return self.kernel_height * self.pairs <= (SINGLE_PAIRS if self.pixels > 1 else LONE_PAIRS)
 
     @property
     def single_loop(self) -> Loop:
         """Return how a kernel row is read for one pixel."""
         if self.single_straight:
-            return Loop(self.pairs, 1, 0)
-        unrolled_rows = self.kernel_height if self.straight else 1
-        return _loop(self.pairs, max(SINGLE_PAIRS // unrolled_rows, 2))
+            return Loop(self.column_pairs, 1, 0)
+        unrolled = self.columns * (self.kernel_height if self.straight else 1)
+        return _loop(self.column_pairs, max((SINGLE_PAIRS if self.pixels > 1 else LONE_PAIRS) // unrolled, 2))
+
+    def words(self, count: int) -> tuple[int, ...]:
+        """Return `count` words of each column of a kernel row."""
+        return tuple(column * self.column_pairs + i for column in range(self.columns) for i in range(count))
+
+    def steps(self, pixels: int, count: int) -> tuple[Step, ...]:
+        """Return `count` words of each column, in an order in which words that pixels share are loaded once."""
+        words = list(self.words(count))
+        overlap = self.input_pixel // 4 if self.input_pixel % 4 == 0 else 0
+        steps = []
+        while words:
+            word, registers, first = words[0], WORDS_OF_INPUT[:pixels], 0
+            while word in words:
+                words.remove(word)
+                loads = tuple((registers[i], i * self.input_pixel + 4 * word) for i in range(first, pixels))
+                steps.append(Step(word, loads, registers))
+                registers, first, word = (*registers[1:], registers[0]), pixels - 1, word + overlap
+        return tuple(steps)
 
     @property
     def group_step(self) -> int:
@@ -151,7 +200,7 @@ def convolution_view(call: Call) -> ConvolutionView:
     """
     op, source, target = call.op, call.inputs[0], call.output
     assert source.layout is WIDE16 and target.layout.element_bytes == 2 and target.stored_channels % BLOCK == 0
-    height, width, row = 1, 1, (0, 0)
+    height, width, row, columns = 1, 1, (0, 0), 1
     if isinstance(op, FullyConnected):
         assert source.contiguous or (source.height == 1 and source.left == 0)
         taps, first, pixel = source.height * source.width * source.stored_channels, 0, 0
@@ -160,6 +209,8 @@ def convolution_view(call: Call) -> ConvolutionView:
         height, width = int(op.weights.shape[1]), target.width
         assert call.rows == 1 or height == 1
         taps = int(op.weights.shape[2]) * source.stored_channels
+        if source.stored_channels % 2 == 0 and 4 * taps + 4 * WIDE16.element_bytes <= LARGEST_OFFSET:
+            columns = int(op.weights.shape[2])
         first, pixel = (source.left - op.padding[2]) * source.pixel_bytes, op.stride[1] * source.pixel_bytes
         assert first >= 0
         row = op.stride[0] * source.slot_bytes, target.slot_bytes
@@ -169,6 +220,7 @@ def convolution_view(call: Call) -> ConvolutionView:
     return ConvolutionView(
         kernel_height=height,
         pairs=(taps + 1) // 2,
+        columns=columns,
         rows=rows,
         pixels=width,
         groups=target.stored_channels // BLOCK,
