@@ -26,6 +26,7 @@ ROW_WORDS = ("r7", "r8", "r9")  # the loaded words of the three rows
 LARGEST_OFFSET = 4095  # of a load or a store
 MAX_STRAIGHT_WORDS = 96  # words of all the rows of a channel that are unrolled; about 100 bytes of code each
 PAIRED_OUTPUTS = 24  # up to here two channels are unrolled, to share the loop
+FEW_OUTPUTS = 8  # and up to here four
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,15 @@ class DepthwiseView:
     @property
     def unroll(self) -> int:
         """Return the channels of one round of the channel loop."""
-        small = len(self.lines) * self.outputs <= PAIRED_OUTPUTS
-        within = self.input_channel + self._reach <= LARGEST_OFFSET
-        return 2 if self.channels % 2 == 0 and small and within else 1
+        outputs = len(self.lines) * self.outputs
+        most = 4 if outputs <= FEW_OUTPUTS else 2 if outputs <= PAIRED_OUTPUTS else 1
+        return next(
+            count
+            for count in (4, 2, 1)
+            if count <= most
+            and self.channels % count == 0
+            and (count == 1 or (count - 1) * self.input_channel + self._reach <= LARGEST_OFFSET)
+        )
 
     @property
     def assembly(self) -> bool:
