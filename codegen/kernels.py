@@ -138,6 +138,10 @@ def _convolution_packed(op: Op, graph: Graph, target: Target) -> str | None:
     return "DSP instructions do better" if target.dsp else packed.packed_accepts(op, graph)
 
 
+def _depthwise_block(op: Op, graph: Graph, target: Target) -> str | None:
+    return "DSP instructions do better" if target.dsp else packed.depthwise_accepts(op, graph)
+
+
 def _pools_channels(op: Op, graph: Graph, target: Target) -> str | None:
     if isinstance(op, AveragePool2D | Mean) and is_global(op, graph):
         return None
@@ -247,6 +251,16 @@ KERNELS: tuple[Kernel, ...] = (
         ),
         view=plain.convolution_view,
         pack=plain.convolution_pack,
+        pointers=_window_pointers,
+    ),
+    Kernel(
+        family="depthwise_block",
+        template="depthwise_block.c.j2",
+        accepts=_depthwise_block,
+        writes=frozenset({"wide8"}),
+        needs=_wide_rows,
+        view=packed.depthwise_view,
+        pack=packed.depthwise_pack,
         pointers=_window_pointers,
     ),
     Kernel(

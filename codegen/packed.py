@@ -1,4 +1,4 @@
-"""Two pixels in each multiplication, for cores without DSP instructions: views and constants.
+"""Kernels for cores without DSP instructions: two pixels in each multiplication, blocks of a depthwise row.
 
 A word holds the same value of two pixels, X = low + 65536 * high, each of them centred (-128..127). One 32-bit product
 with a weight is both products at once, and a *window* of four of them is summed before the lanes are parted:
@@ -24,7 +24,7 @@ from codegen.layout import WIDE8, align4
 from codegen.plain import as_word, int8_words
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
 from mnet.fixed_point import Int64Array
-from mnet.graph import Conv2D, Graph, Int8Array, Op
+from mnet.graph import Conv2D, DepthwiseConv2D, Graph, Int8Array, Op
 
 WINDOW = 4  # products that are summed before the lanes are parted
 WINDOW_REACH = 255  # 128 * 255 = 2**15 - 128: no lower sum leaves int16
@@ -140,9 +140,7 @@ class PackedView:
     @property
     def words(self) -> int:
         """Return the words of a channel's requantisation."""
-        if self.short:
-            return 4
-        return self.requantization.words + (self.requantization.form == "fast")
+        return _tail_words(self.requantization, self.short)
 
 
 def packed_accepts(op: Op, graph: Graph) -> str | None:
@@ -162,6 +160,21 @@ def packed_accepts(op: Op, graph: Graph) -> str | None:
 def _requantizer(call: Call) -> Requantizer:
     assert call.requantization is not None
     return requantizer(call.requantization, *accumulator_range(call))
+
+
+def _tail_words(how: RequantizationView, short: bool) -> int:
+    return 4 if short else how.words + (how.form == "fast")
+
+
+def _tails(call: Call, short: bool) -> tuple[Int64Array, Int64Array]:
+    """Return what the bias of each channel gets added, and the words of its requantisation."""
+    how = _requantizer(call)
+    if not short:
+        words = np.concatenate([how.delta[:, None], how.words], 1) if how.view.form == "fast" else how.words
+        return np.zeros(len(words), np.int64), words
+    form = short_form(how, *accumulator_range(call))
+    assert form is not None
+    return form.offset, np.stack([form.limit, form.upper, form.lower, form.addend], 1)
 
 
 def packed_view(call: Call) -> PackedView:
@@ -205,15 +218,8 @@ def packed_pack(call: Call, view: PackedView, phase: int) -> tuple[int, ...]:
     fitting, rest = split_weights(weights)
     # sum of w * (quantized - zero_point) = sum of w * lane + (128 + offset - zero_point) * sum of w
     bias = how.bias(op.bias + (128 + source.offset - source.tensor.zero_point) * weights.astype(np.int64).sum(1))
-    if view.short:
-        short = short_form(how, *accumulator_range(call))
-        assert short is not None
-        bias = bias + short.offset
-        tails = np.stack([short.limit, short.upper, short.lower, short.addend], 1)
-    elif view.requantization.form == "fast":
-        tails = np.concatenate([how.delta[:, None], how.words], 1)
-    else:
-        tails = how.words
+    offset, tails = _tails(call, view.short)
+    bias = bias + offset
     parted = view.windows + (rest != 0).sum(1)
     low = bias + (bias << 16) - LANE_HALF * parted
     words: list[int] = []
@@ -227,3 +233,104 @@ def packed_pack(call: Call, view: PackedView, phase: int) -> tuple[int, ...]:
             words += [len(residues), *(1024 * int(tap) + (int(rest[o, tap]) & 255) for tap in residues)]
         words += [c, *(as_word(int(word)) for o in both for word in tails[o])]
     return tuple(words)
+
+
+DEPTHWISE_BLOCK = 5  # outputs of a row whose sums fit the upper registers of an ARMv6-M core
+DEPTHWISE_WIDTH = 3  # columns of a kernel whose weights fit its lower ones
+DEPTHWISE_HEIGHT = 8
+
+
+@dataclass(frozen=True)
+class DepthwiseBlockView:
+    """Everything that the text of a depthwise convolution by blocks of outputs depends on. Distances are in bytes."""
+
+    pointers: int  # rows of the window, dilated
+    height: int  # of the kernel
+    width: int
+    dilation: int  # of rows
+    stride: int  # of columns
+    first: int  # of the first window's first tap in a row
+    pixel: int
+    outputs: int  # of a row
+    channels: int
+    target_first: int
+    target_pixel: int
+    short: bool  # requantised by ShortRequantization
+    requantization: RequantizationView
+
+    @property
+    def block(self) -> int:
+        """Return the outputs that are made together: few blocks, and few outputs that are made twice.
+
+        A block costs about as much as an output besides its outputs.
+        """
+        sizes = range(1, min(self.outputs, DEPTHWISE_BLOCK) + 1)
+        return min(sizes, key=lambda size: (-(-self.outputs // size) * (size + 1), size))
+
+    @property
+    def columns(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Return, for each column of the input that a block reads: (output, column of the kernel) of its products."""
+        last = (self.block - 1) * self.stride + self.width
+        return tuple(
+            tuple((o, j - o * self.stride) for o in range(self.block) if 0 <= j - o * self.stride < self.width)
+            for j in range(last)
+        )
+
+    @property
+    def words(self) -> int:
+        """Return the words of a channel's requantisation."""
+        return _tail_words(self.requantization, self.short)
+
+    @property
+    def assembly(self) -> bool:
+        """Return whether there is an assembly body for ARMv6-M; else the C body serves every core."""
+        return self.short and max(self.pixel, self.target_pixel) < 1 << 16
+
+
+def depthwise_accepts(op: Op, graph: Graph) -> str | None:
+    """Return None if the kernel can compute `op`, or why it cannot."""
+    del graph
+    if not isinstance(op, DepthwiseConv2D):
+        return "not a depthwise convolution"
+    height, width, _ = op.weights.shape
+    if height > DEPTHWISE_HEIGHT or width > DEPTHWISE_WIDTH:
+        return f"the kernel is {height}x{width}, more than {DEPTHWISE_HEIGHT}x{DEPTHWISE_WIDTH}"
+    if op.depth_multiplier != 1:
+        return f"the depth multiplier is {op.depth_multiplier}, not 1"
+    if op.dilation[1] != 1:
+        return f"columns are dilated by {op.dilation[1]}, not 1"
+    return None
+
+
+def depthwise_view(call: Call) -> DepthwiseBlockView:
+    """Return what the text depends on: rows[0 ..] are the rows of the window, the last pointer is the output row."""
+    op, source, target, how = call.op, call.inputs[0], call.output, _requantizer(call)
+    assert isinstance(op, DepthwiseConv2D) and source.layout is WIDE8 and target.layout is WIDE8
+    height, width, channels = op.weights.shape
+    return DepthwiseBlockView(
+        pointers=(height - 1) * op.dilation[0] + 1,
+        height=height,
+        width=width,
+        dilation=op.dilation[0],
+        stride=op.stride[1],
+        first=(source.left - op.padding[2]) * source.pixel_bytes,
+        pixel=source.pixel_bytes,
+        outputs=target.width,
+        channels=channels,
+        target_first=target.left * target.pixel_bytes,
+        target_pixel=target.pixel_bytes,
+        short=short_form(how, *accumulator_range(call)) is not None,
+        requantization=how.view,
+    )
+
+
+def depthwise_pack(call: Call, view: DepthwiseBlockView, phase: int) -> tuple[int, ...]:
+    """Return for each channel: bias, a word of weights (16 bits for the last one) per kernel row, requantisation."""
+    op, source, how = call.op, call.inputs[0], _requantizer(call)
+    assert isinstance(op, DepthwiseConv2D) and phase == 0
+    weights = op.weights.astype(np.int64) * ~how.constant
+    offset, tails = _tails(call, view.short)
+    bias = how.bias(op.bias + (source.offset - source.tensor.zero_point) * weights.sum((0, 1))) + offset
+    padded = np.pad(weights, ((0, 0), (0, DEPTHWISE_WIDTH - view.width), (0, 0)))
+    rows = (padded[:, 0] & 255) | (padded[:, 1] & 255) << 8 | (padded[:, 2] & 0xFFFF) << 16
+    return tuple(as_word(int(word)) for word in np.concatenate([bias[:, None], rows.T, tails], 1).ravel())
