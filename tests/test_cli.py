@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mnet import proof, toolchain
+from mnet import proof, resources, toolchain
 from mnet.cli import main
 from mnet.errors import MissingToolError, ToolError
 from tests.models import serialise, tiny_mobilenet
@@ -210,6 +210,38 @@ def test_an_oracle_that_cannot_be_run_is_a_leg_not_run(model: Path) -> None:
     needs_host_compiler()
     result = run("verify", model, "--target", "host", "--oracle", "tflm", "--inputs", 2)
     assert (result.exit_code == 3) == ("not run" in result.stdout)
+
+
+MODELS = sorted((Path(__file__).parent / "models").glob("*.tflite"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_models_trained_here_are_equal_on_every_core(path: Path) -> None:
+    needs_host_compiler()
+    needs_core_compiler()
+    result = run("verify", path, "--target", "cortex-m", "--inputs", 8, "--emulated", 1, "--allow-missing")
+    assert result.exit_code == 0, result.output
+    assert "differs" not in result.stdout and "failed" not in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("vww_96_int8", "kws_ref_model", "pretrainedResnet_quant", "ad01_int8"))
+def test_published_models_are_equal_on_a_cortex_m4(name: str) -> None:
+    shared = resources.shared_folder()
+    if shared is None:
+        pytest.skip("no $MNET_SHARED")
+    needs_host_compiler()
+    needs_core_compiler()
+    good("verify", shared / "models" / f"{name}.tflite", "--target", "m4", "--inputs", 8, "--emulated", 2)
+
+
+@pytest.mark.slow
+def test_python_packages_alone_prove_a_core(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ziglang")
+    monkeypatch.setenv("PATH", "")
+    text = good("verify", model, "--target", CORE, "--inputs", 2, "--emulated", 1)
+    assert "C on this computer, zig" in text and "C on cortex-m0, zig, Unicorn" in text
 
 
 # --- profile, show ----------------------------------------------------------------------------------------------------
