@@ -9,7 +9,8 @@ else both channels share a word, as in `convolution_dsp`:
 
     lane = w[c] + 256 * w[c + 1]
 
-Where windows overlap by whole words, word i + n of a pixel is word i of the next one: three of four loads vanish.
+Where windows overlap by whole words, word i + n of a pixel is word i of the next one: three of four loads vanish; two
+of four where it takes two pixels to come to a whole word.
 """
 
 from collections.abc import Iterator
@@ -177,13 +178,15 @@ class FpuView:
 
     def _row(self, row: int, block: Block) -> Iterator[Step]:
         words = (self.taps + 1) // 2
-        overlap, odd = divmod(self.input_pixel, 4)
-        for first in range(words if odd else min(overlap, words)):
+        lag = 2 if self.input_pixel % 4 else 1  # so many pixels on, the same words come again
+        overlap = lag * self.input_pixel // 4
+        for first in range(min(overlap, words)):
             registers = WORDS_OF_INPUT[: block.pixels]
-            for word in range(first, first + 1 if odd else words, max(overlap, 1)):
-                fresh = range(block.pixels) if word == first else range(block.pixels - 1, block.pixels)
+            for word in range(first, words, overlap):
+                known = max(block.pixels - lag, 0) if word > first else 0
                 if word > first:
-                    registers = (*registers[1:], registers[0])
+                    registers = (*registers[lag:], *registers[:lag])
+                fresh = range(known, block.pixels)
                 loads = tuple((registers[i], block.input + i * self.input_pixel + 4 * word) for i in fresh)
                 if word == self.whole_pairs:
                     weight = 2 * (self.kernel_height * self.whole_pairs + row // 2)
