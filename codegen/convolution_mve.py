@@ -42,12 +42,13 @@ class Block:
 def blocks_of(pixels: int, chunks: int) -> tuple[Block, ...]:
     """Return how to make a row of `pixels` with the fewest instructions, `chunks` being those of a window.
 
-    >>> blocks_of(48, 2), blocks_of(6, 4), blocks_of(5, 4)
-    ((Block(pixels=4, count=12),), (Block(pixels=3, count=2),), (Block(pixels=4, count=1), Block(pixels=1, count=1)))
+    >>> blocks_of(48, 2), blocks_of(3, 4), blocks_of(5, 4)
+    ((Block(pixels=4, count=12),), (Block(pixels=3, count=1),), (Block(pixels=4, count=1), Block(pixels=1, count=1)))
     """
 
     def cost(block: Block) -> int:
-        return block.count * (2 * chunks * (3 * block.pixels + 2) + REQUANTIZE_COST)
+        leaving = 0 if block.pixels == 4 else 3 * block.pixels - 2  # four pixels leave with one store
+        return block.count * (2 * chunks * (3 * block.pixels + 2) + REQUANTIZE_COST + leaving)
 
     plans = []
     for main in range(1, min(4, pixels) + 1):
@@ -148,18 +149,6 @@ class ConvolutionView:
     def offset(self, pixels: int, pixel: int) -> int:
         """Return the bytes from there to the pixel."""
         return pixel % self.shared(pixels) * self.input_pixel
-
-    @staticmethod
-    def narrowing_shift(into: str, q: str, half: str, shift: int) -> str:
-        """Return the instruction that shifts int32 lanes right and saturates them to uint16, into halves of others.
-
-        It is given by its bits, as binutils 2.40 takes it for VQRSHRUN, which rounds.
-
-        >>> ConvolutionView.narrowing_shift("q4", "q0", "b", 13)
-        '.inst.w 0xee938fc0 @ vqshrunb.s32 q4, q0, #13'
-        """
-        code = 0xEE900FC0 | (16 - shift) << 16 | 2 * int(into[1]) << 12 | (half == "t") << 12 | 2 * int(q[1])
-        return f".inst.w {code:#x} @ vqshrun{half}.s32 {into}, {q}, #{shift}"
 
     @property
     def padding_bytes(self) -> int:

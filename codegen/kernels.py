@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codegen import convolution, convolution_fpu, convolution_mve, depthwise, packed, plain
+from codegen import convolution, convolution_fpu, convolution_mve, depthwise, depthwise_mve, packed, plain
 from codegen.call import Call
 from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
 from codegen.simplify import is_global
@@ -134,6 +134,10 @@ def _convolution_mve(op: Op, graph: Graph, target: Target) -> str | None:
     return convolution_mve.convolution_accepts(op, graph) if target.mve else "no vectors"
 
 
+def _depthwise_mve(op: Op, graph: Graph, target: Target) -> str | None:
+    return depthwise_mve.depthwise_accepts(op, graph) if target.mve else "no vectors"
+
+
 def _convolution_packed(op: Op, graph: Graph, target: Target) -> str | None:
     return "DSP instructions do better" if target.dsp else packed.packed_accepts(op, graph)
 
@@ -197,6 +201,16 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_convolution_needs,
         view=convolution_mve.convolution_view,
         pack=convolution_mve.convolution_pack,
+        pointers=_window_pointers,
+    ),
+    Kernel(
+        family="depthwise_mve",
+        template="depthwise_mve.c.j2",
+        accepts=_depthwise_mve,
+        writes=frozenset({"bytes8"}),
+        needs=_wide_rows,
+        view=depthwise_mve.depthwise_view,
+        pack=depthwise_mve.depthwise_pack,
         pointers=_window_pointers,
     ),
     Kernel(
