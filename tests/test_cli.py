@@ -155,6 +155,16 @@ def test_verify_layer_narrows_to_one_tensor(model: Path) -> None:
     assert unknown.exit_code == 2 and f"has no layer '{names[1]}x'" in unknown.stderr and names[1] in unknown.stderr
 
 
+def test_verify_says_when_no_c_makes_a_layer() -> None:
+    needs_host_compiler()
+    path = Path(__file__).parent / "models" / "sample_a25.tflite"
+    names = [line.split()[0] for line in good("show", path).splitlines()[2:]]
+    dropped = [name for name in names if name not in good("show", path, "--stage", "simplified")]
+    assert dropped
+    text = good("verify", path, "--target", "host", "--inputs", 1, "--layer", dropped[0])
+    assert f"No C makes {dropped[0]}: simplification dropped it" in text
+
+
 def test_a_difference_names_its_place_and_the_command_that_shows_it(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,8 @@ def verify(
     with progress() as report:
         proof = prove(prepared, inputs, min(emulated, inputs), seed, progress=report)
     if only:
-        proof = replace(proof, legs=tuple(leg.only(only) for leg in proof.legs))
+        narrowed = (leg.only(only) for leg in proof.legs)
+        proof = replace(proof, legs=tuple(leg for leg in narrowed if leg.values or leg.reason))
     code = 0 if allow_missing and proof.exit_code == 3 else proof.exit_code
     if json_file:
         print_json(asdict(proof) | {"exit_code": code}, json_file)
@@ -49,7 +50,9 @@ def verify(
             print(f"\n{leg.name}, {leg.status}: {leg.reason}")
         for mismatch in leg.mismatches:
             print("\n" + explain(prepared, proof, leg, mismatch))
-    if code == 0:
+    if only and all(not leg.values or leg.name.startswith("LiteRT") for leg in proof.legs):
+        print(f"\nNo C makes {layer}: simplification dropped it (--no-simplify keeps it).")
+    elif code == 0:
         print("\nEqual in every bit" + ("." if proof.exit_code == 0 else ", as far as it was run."))
     elif code == 3:
         print("\nA leg was not run: install what it lacks (`mnet doctor`), or say --allow-missing.")
