@@ -14,13 +14,15 @@ from mnet import pipeline, verify
 from mnet.commands.console import Column, is_quiet, print_json, print_table, progress
 from mnet.commands.profile import ModelProfile, profile_model
 from mnet.commands.verify import COLUMNS, explain, row
-from mnet.datasets import Dataset, balanced_choice, load
+from mnet.datasets import Dataset, balanced_choice
 from mnet.errors import MissingToolError, MnetError
 from mnet.graph import Graph, Int8Array
 from mnet.pipeline import Options, Prepared, prepare
+from mnet.progress import progress_bar
 from mnet.proof import Proof, prove
 from mnet.quantization import QuantizationOptions, evaluate_int8, quantize
-from mnet.training import TrainingOptions, progress_bar, train
+from mnet.sources import load
+from mnet.training import TrainingOptions, train
 
 _NAME = "fashion"  # of the model and of its C functions
 _FIGURES = "demo.json"

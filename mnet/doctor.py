@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mnet import __version__, datasets, resources
+from mnet import __version__, published, resources
 from mnet.commands.console import Column, print_json, print_table
 from mnet.errors import ToolError
 from mnet.toolchain import find_compiler, how_to_get, version_of
@@ -81,7 +81,7 @@ def _tools() -> Iterator[Finding]:
 
 def _data() -> Iterator[Finding]:
     yield Finding("sample", "data", "bundled", "4,000 + 1,000 images of Fashion-MNIST", "")
-    fashion = next((str(f) for f in datasets.FASHION_FOLDERS if (f / "train-images-idx3-ubyte.gz").is_file()), None)
+    fashion = next((str(f) for f in published.FASHION_FOLDERS if (f / "train-images-idx3-ubyte.gz").is_file()), None)
     how = "apt-get install dataset-fashion-mnist; Keras downloads it where there is internet"
     yield Finding("fashion-mnist", "data", fashion, "70,000 grey images of 28x28", how)
     shared = resources.shared_folder()

@@ -18,7 +18,9 @@ from mnet.architecture import import_keras, quiet
 from mnet.datasets import Images, Labels, balanced_choice, batches
 from mnet.errors import MnetError, ModelError
 from mnet.recipes import Normalization
-from mnet.training import MODEL_FILE, TrainingOptions, load_split, read_run, write_atomically
+from mnet.runs import MODEL_FILE, read_run, write_atomically
+from mnet.sources import load
+from mnet.training import TrainingOptions, load_split
 
 Int8Array = npt.NDArray[np.int8]
 _EVALUATION_BATCH = 500
@@ -259,8 +261,6 @@ def _normalization(model: Path, run: dict[str, Any] | None) -> Normalization:
 def _calibration_data(
     options: QuantizationOptions, run: dict[str, Any] | None, size: tuple[int, int], channels: int
 ) -> tuple[Images, Labels]:
-    from mnet.datasets import load
-
     if options.data is not None:
         dataset = load(options.data, size=size, channels=channels)
         return dataset.x_train, dataset.y_train

@@ -12,7 +12,7 @@ from mnet.errors import MnetError
 
 def test_importing_the_module_loads_no_tensorflow() -> None:
     program = (
-        "import sys, mnet.architecture, mnet.cost, mnet.datasets, mnet.recipes, mnet.training, mnet.quantization;"
+        "import sys, mnet.architecture, mnet.cost, mnet.sources, mnet.recipes, mnet.training, mnet.quantization;"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

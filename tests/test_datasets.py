@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnet import datasets, resources
+from mnet import published, resources
 from mnet.data.make_sample import sheet
-from mnet.datasets import balanced_choice, load, validation_split
+from mnet.datasets import balanced_choice, validation_split
 from mnet.errors import DataError
+from mnet.sources import load
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
@@ -53,14 +54,14 @@ def test_sample_is_small_balanced_and_grey() -> None:
 
 
 @pytest.mark.skipif(
-    not (datasets.FASHION_FOLDERS[0] / "train-images-idx3-ubyte.gz").is_file(), reason="no dataset-fashion-mnist"
+    not (published.FASHION_FOLDERS[0] / "train-images-idx3-ubyte.gz").is_file(), reason="no dataset-fashion-mnist"
 )
 def test_sample_is_what_its_command_makes() -> None:
     whole = load("fashion-mnist")
     assert whole.x_train.shape == (60000, 28, 28, 1) and whole.x_test.shape == (10000, 28, 28, 1)
     for name, x, y, count in (
-        ("train", whole.x_train, whole.y_train, datasets.SAMPLE_TRAIN_PER_CLASS),
-        ("test", whole.x_test, whole.y_test, datasets.SAMPLE_TEST_PER_CLASS),
+        ("train", whole.x_train, whole.y_train, published.SAMPLE_TRAIN_PER_CLASS),
+        ("test", whole.x_test, whole.y_test, published.SAMPLE_TEST_PER_CLASS),
     ):
         stored = np.asarray(Image.open(resources.folder("data") / f"{name}.png"))
         assert np.array_equal(stored, sheet(x, y, 10, count))
@@ -71,7 +72,7 @@ def test_shared_cifar10_says_that_it_is_jpeg() -> None:
     shared = resources.shared_folder()
     if shared is None or not (shared / "data" / "cifar10-jpeg.tar.gz").is_file():
         pytest.skip("no shared data")
-    if not list(datasets.cache_folder().glob("cifar10-jpeg-*.npz")):
+    if not list(published.cache_folder().glob("cifar10-jpeg-*.npz")):
         pytest.skip("not decoded yet: takes 20 s")
     cifar = load("cifar10-jpeg")
     assert cifar.description == "CIFAR-10 (JPEG)"
@@ -110,7 +111,7 @@ def test_cifar10_archive_is_read_and_cached(tmp_path: Path, monkeypatch: pytest.
 
     random = np.random.default_rng(2)
     for part in ("train", "test"):
-        for name in datasets._CIFAR10_NAMES:
+        for name in published.CIFAR10_NAMES:
             _save(tmp_path / part / name / "0.jpg", random.integers(0, 256, (32, 32, 3), np.uint8))
     archive = tmp_path / "shared" / "data" / "cifar10-jpeg.tar.gz"
     archive.parent.mkdir(parents=True)
@@ -240,7 +241,7 @@ def test_damaged_idx_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "images.gz"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"images\.gz"):
-        datasets._read_idx(path)
+        published.read_idx(path)
 
 
 def test_too_many_validation_images() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mnet.architecture import Architecture, Block, Head, build, import_keras, mobilenet
-from mnet.datasets import load
 from mnet.errors import MnetError, ModelError
 from mnet.quantization import (
     QuantizationOptions,
@@ -22,6 +21,7 @@ from mnet.quantization import (
     run_int8,
 )
 from mnet.recipes import Normalization
+from mnet.sources import load
 from mnet.training import TrainingOptions, train
 
 _TINY = Architecture("tiny", 28, 28, 1, 10, 2, 8, (Block(1, 8), Block(2, 16), Block(2, 16)))

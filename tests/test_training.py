@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnet import training
 from mnet.architecture import Architecture, Block, Head, build, import_keras, mobilenet
-from mnet.datasets import load
+from mnet.augmentation import augment, shifted
 from mnet.errors import MnetError
+from mnet.network import forward
+from mnet.optimizer import TrainingState, is_decayed, learning_rate
+from mnet.progress import Progress, progress_bar
 from mnet.quantization import QuantizationOptions, quantize
 from mnet.recipes import RECIPES, Augmentation, Nadam, NesterovSgd, Normalization, recipe
-from mnet.training import Progress, TrainingOptions, augment, forward, learning_rate, train
+from mnet.sources import load
+from mnet.training import TrainingOptions, command, train
 
 # 32, 16, 8, 4, 2, 1 pixels: all ways in which a depthwise kernel's gradient is computed.
 _SMALL = Architecture(
@@ -66,10 +69,10 @@ def test_normalization_is_byte_minus_128(normalization: Normalization) -> None:
 
 def test_shift_interpolates_and_repeats_the_edge() -> None:
     x = np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1) * 10
-    moved = training._shifted(x, np.array([1.25]), axis=1)
+    moved = shifted(x, np.array([1.25]), axis=1)
     assert moved.ravel().tolist() == [12.5, 22.5, 32.5, 40.0, 40.0]
-    assert training._shifted(x, np.array([-0.5]), axis=1).ravel().tolist() == [0.0, 5.0, 15.0, 25.0, 35.0]
-    assert np.array_equal(training._shifted(x, np.array([0.7]), axis=2), x)  # one column has no neighbour
+    assert shifted(x, np.array([-0.5]), axis=1).ravel().tolist() == [0.0, 5.0, 15.0, 25.0, 35.0]
+    assert np.array_equal(shifted(x, np.array([0.7]), axis=2), x)  # one column has no neighbour
 
 
 def test_augmentation_is_repeatable_and_keeps_form() -> None:
@@ -140,7 +143,7 @@ def test_optimizers_equal_keras(keras_model: Any, name: str) -> None:
 
     keras = import_keras()
     chosen = recipe(name)
-    state = training._State(keras_model, _SMALL, chosen)
+    state = TrainingState(keras_model, _SMALL, chosen)
     start = state.vectors["weights"].numpy()
     if isinstance(chosen.optimizer, Nadam):
         theirs, decay = keras.optimizers.Nadam(), 0.0
@@ -159,7 +162,7 @@ def test_optimizers_equal_keras(keras_model: Any, name: str) -> None:
 
 
 def test_weight_decay_spares_depthwise_kernels_and_normalization(keras_model: Any) -> None:
-    decayed = {v.path for v in keras_model.trainable_variables if training._is_decayed(v.path)}
+    decayed = {v.path for v in keras_model.trainable_variables if is_decayed(v.path)}
     assert {"conv1/kernel", "conv_pw_1/kernel", "conv_preds/kernel"} <= decayed
     assert not {p for p in decayed if "dw" in p or "bn" in p or "bias" in p}
 
@@ -299,14 +302,14 @@ def test_command_line_of_an_unusual_run() -> None:
     options = TrainingOptions(
         "cifar10", Path("x/run"), alpha=0.5, size=(32, 24), stem_stride=1, head=Head.ARGMAX, seed=2
     )
-    assert training.command(options) == (
+    assert command(options) == (
         "mnet train --data cifar10 --alpha 0.5 --size 32x24 --stem-stride 1 --head argmax "
         "--recipe default --seed 2 --out run"
     )
 
 
 def test_progress_without_a_terminal_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
-    with training.progress_bar() as report:
+    with progress_bar() as report:
         for epoch in range(1, 31):
             report(Progress(epoch, 30, 10, 10, 1.0, 0.5, ()))
             report(Progress(epoch, 30, 5, 10, 1.0, 0.5, ()))

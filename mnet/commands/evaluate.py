@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from mnet.commands.console import print_json, progress
-from mnet.datasets import Images, Labels, batches, load
+from mnet.datasets import Images, Labels, batches
 from mnet.errors import DataError, MnetError
 from mnet.quantization import Accuracy, evaluate_float, evaluate_int8
+from mnet.runs import MODEL_FILE, read_run
+from mnet.sources import load
 from mnet.tflite import read_model
-from mnet.training import MODEL_FILE, read_run
 
 _CHUNK = 250  # images between two movements of the progress bar
 

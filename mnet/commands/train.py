@@ -4,7 +4,9 @@ from dataclasses import asdict
 
 from mnet import quantization, training
 from mnet.commands.console import is_quiet, print_json
+from mnet.progress import progress_bar
 from mnet.quantization import QuantizationOptions
+from mnet.runs import read_run
 from mnet.training import TrainingOptions
 
 
@@ -13,10 +15,10 @@ def train(options: TrainingOptions, json_file: str | None) -> None:
     if is_quiet():
         result = training.train(options)
     else:
-        with training.progress_bar() as report:
+        with progress_bar() as report:
             result = training.train(options, report)
     if json_file:
-        run = training.read_run(result.folder)
+        run = read_run(result.folder)
         print_json(run | {"folder": str(result.folder), "history": [asdict(row) for row in result.history]}, json_file)
         return
     print(f"{result.model}: {result.test_accuracy:.2%} of the test images of {result.description}, float")

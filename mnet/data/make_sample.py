@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mnet.datasets import SAMPLE_TEST_PER_CLASS, SAMPLE_TRAIN_PER_CLASS, load
+from mnet.published import SAMPLE_TEST_PER_CLASS, SAMPLE_TRAIN_PER_CLASS
+from mnet.sources import load
 
 _COLUMNS = 100  # images in a row of the sheet
 

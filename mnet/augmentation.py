@@ -1,0 +1,45 @@
+"""Augmentation: images displaced and flipped, so that a network sees each one a little different every epoch."""
+
+import numpy as np
+import numpy.typing as npt
+
+from mnet.datasets import Images
+from mnet.recipes import Augmentation
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def augment(x: Images, augmentation: Augmentation, random: np.random.Generator) -> Float32Array:
+    """Return the images, each displaced and perhaps flipped, as real numbers 0 to 255.
+
+    Args:
+        x: [images, height, width, channels].
+    """
+    images, height, width, _ = x.shape
+    flipped = random.random(images) < 0.5 if augmentation.flip else np.zeros(images, bool)
+    result = np.array(x)
+    result[flipped] = x[flipped, :, ::-1]
+    if augmentation.crop_padding:
+        pad = augmentation.crop_padding
+        padded = np.pad(result, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+        for i, (top, left) in enumerate(random.integers(0, 2 * pad + 1, (images, 2))):
+            result[i] = padded[i, top : top + height, left : left + width]
+    real = result.astype(np.float32)
+    if augmentation.shift_fraction:
+        largest = augmentation.shift_fraction * np.array([height, width])
+        shifts = random.uniform(-largest, largest, (images, 2))
+        real = shifted(shifted(real, shifts[:, 0], axis=1), shifts[:, 1], axis=2)
+    return real
+
+
+def shifted(x: Float32Array, shifts: npt.NDArray[np.float64], axis: int) -> Float32Array:
+    """Move each image by its own number of pixels along `axis`, interpolated; the edge pixel is repeated."""
+    side = x.shape[axis]
+    place = np.clip(np.arange(side) + shifts[:, None], 0, side - 1)  # [images, side]
+    before = np.minimum(place.astype(np.int64), side - 2) if side > 1 else np.zeros(place.shape, np.int64)
+    share = (place - before).astype(np.float32)
+    form = (len(x), side, 1, 1) if axis == 1 else (len(x), 1, side, 1)
+    low = np.take_along_axis(x, before.reshape(form), axis)
+    high = np.take_along_axis(x, np.minimum(before + 1, side - 1).reshape(form), axis)
+    result: Float32Array = low + share.reshape(form) * (high - low)
+    return result

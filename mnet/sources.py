@@ -1,0 +1,182 @@
+"""Where images come from: a published data set, a folder of images, an .npz file.
+
+Every source becomes one `Dataset`. What cannot be read raises DataError before anything is trained.
+"""
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mnet import published
+from mnet.datasets import Dataset, Images, Labels, balanced_choice
+from mnet.errors import DataError
+from mnet.images import SUFFIXES, decoded, resized, with_channels
+
+SOURCES = ("cifar10", "cifar10-jpeg", "fashion-mnist", "sample")
+
+
+def load(source: str, *, size: tuple[int, int] | None = None, channels: int | None = None) -> Dataset:
+    """Load a data set.
+
+    Args:
+        source: one of SOURCES, a folder with train/CLASS/*.jpg (or .png) and perhaps test/CLASS/*.jpg, or an .npz file
+            with x_train, y_train, x_test, y_test. `cifar10` is what keras.datasets has cached or can download; else the
+            JPEG archive in the shared folder, and the description says so.
+        size: height and width to scale to (bilinear); None leaves them, but all images must then agree.
+        channels: 1 or 3 to convert to; None leaves them.
+
+    Raises:
+        DataError: missing, damaged, or laid out otherwise.
+    """
+    match source:
+        case "cifar10":
+            dataset = published.cifar10()
+        case "cifar10-jpeg":
+            dataset = published.cifar10_jpeg()
+        case "fashion-mnist":
+            dataset = published.fashion_mnist()
+        case "sample":
+            dataset = published.sample()
+        case _:
+            dataset = _from_path(Path(source).expanduser(), size, channels)
+    if size is not None and size != dataset.image_shape[:2]:
+        dataset = _map_images(dataset, lambda x: resized(x, size), f" scaled to {size[0]}x{size[1]}")
+    if channels is not None and channels != dataset.image_shape[2]:
+        dataset = _map_images(dataset, lambda x: with_channels(x, channels), " in grey" if channels == 1 else "")
+    return _checked(dataset, source)
+
+
+def _map_images(dataset: Dataset, function: Callable[[Images], Images], remark: str) -> Dataset:
+    return replace(
+        dataset,
+        x_train=function(dataset.x_train),
+        x_test=function(dataset.x_test),
+        description=dataset.description + remark,
+    )
+
+
+def _checked(dataset: Dataset, source: str) -> Dataset:
+    """Raise DataError unless arrays fit together; return them read-only."""
+    if len(dataset.class_names) < 2:
+        raise DataError(f"{source} has {len(dataset.class_names)} classes; a classifier needs at least 2.")
+    if dataset.image_shape[2] not in (1, 3):
+        raise DataError(f"{source}: images of {dataset.image_shape[2]} channels are neither grey (1) nor colour (3).")
+    if dataset.x_test.shape[1:] != dataset.image_shape:
+        raise DataError(f"{source}: training images are {dataset.image_shape}, test images {dataset.x_test.shape[1:]}.")
+    for part, x, y in (
+        ("training", dataset.x_train, dataset.y_train),
+        ("test", dataset.x_test, dataset.y_test),
+    ):
+        if len(x) == 0:
+            raise DataError(f"{source} has no {part} images.")
+        if len(x) != len(y):
+            raise DataError(f"{source} has {len(x)} {part} images and {len(y)} labels.")
+        if y.min() < 0 or y.max() >= len(dataset.class_names):
+            raise DataError(
+                f"{source}: {part} labels reach from {y.min()} to {y.max()}; expected 0 to "
+                f"{len(dataset.class_names) - 1}."
+            )
+        x.flags.writeable = False
+        y.flags.writeable = False
+    return dataset
+
+
+def _from_path(path: Path, size: tuple[int, int] | None, channels: int | None) -> Dataset:
+    if path.is_dir():
+        return _image_tree(path, size, channels)
+    if path.suffix == ".npz" and path.is_file():
+        return _npz(path)
+    if path.is_file():
+        raise DataError(f"{path} is no data set; expected a folder with train/CLASS/*.jpg or an .npz file.")
+    raise DataError(f"{path} does not exist; --data takes {', '.join(SOURCES)}, a folder or an .npz file.")
+
+
+def _image_tree(folder: Path, size: tuple[int, int] | None, channels: int | None) -> Dataset:
+    train = folder / "train"
+    if not train.is_dir():
+        raise DataError(f"{folder} has no folder train/; expected train/CLASS/*.jpg (or .png).")
+    class_names = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
+    if len(class_names) < 2:
+        raise DataError(f"{train} has {len(class_names)} class folders; expected at least two, train/CLASS/*.jpg.")
+    x_train, y_train = _image_part(train, class_names, size, channels)
+    test = folder / "test"
+    if test.is_dir():
+        unknown = sorted(entry.name for entry in test.iterdir() if entry.is_dir() and entry.name not in class_names)
+        if unknown:
+            raise DataError(f"{test} has a class {unknown[0]!r} that {train} lacks.")
+        x_test, y_test = _image_part(test, class_names, size, channels)
+        return Dataset(x_train, y_train, x_test, y_test, class_names, folder.name, "see the data's owner")
+    chosen = np.zeros(len(y_train), bool)
+    chosen[balanced_choice(y_train, max(1, len(y_train) // 10), seed=0)] = True
+    return Dataset(
+        x_train[~chosen],
+        y_train[~chosen],
+        x_train[chosen],
+        y_train[chosen],
+        class_names,
+        f"{folder.name} (a tenth of train/ kept as test)",
+        "see the data's owner",
+    )
+
+
+def _image_part(
+    folder: Path, class_names: tuple[str, ...], size: tuple[int, int] | None, channels: int | None
+) -> tuple[Images, Labels]:
+    images: list[Images] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        files = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise DataError(f"{folder / name} holds no .jpg or .png file.")
+        for path in files:
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+            image = decoded(content, str(path), channels or (images[0].shape[-1] if images else None))
+            if size is not None and image.shape[:2] != size:
+                image = resized(image[None], size)[0]
+            if images and image.shape != images[0].shape:
+                raise DataError(
+                    f"{path} is {_by(image)} pixels, the images before it {_by(images[0])}; give --size to scale all."
+                )
+            images.append(image)
+            labels.append(label)
+    return np.stack(images), np.array(labels, np.int64)
+
+
+def _npz(path: Path) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as .npz: {error}.") from error
+    missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; expected x_train, y_train, x_test, y_test.")
+    parts: list[tuple[Images, Labels]] = []
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if x.ndim == 3:
+            x = x[..., None]
+        if x.ndim != 4 or x.dtype != np.uint8:
+            raise DataError(
+                f"{path}: x_{part} is {x.dtype} {list(x.shape)}; expected uint8 [n, height, width, channels]."
+            )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+            raise DataError(f"{path}: y_{part} is {y.dtype} {list(y.shape)}; expected whole numbers [n].")
+        parts.append((x, y.astype(np.int64)))
+    names = arrays.get("class_names")
+    (x_train, y_train), (x_test, y_test) = parts
+    count = max((int(y.max()) for y in (y_train, y_test) if len(y)), default=-1) + 1
+    class_names = tuple(str(n) for n in names) if names is not None else tuple(str(n) for n in range(count))
+    return Dataset(x_train, y_train, x_test, y_test, class_names, path.stem, "see the data's owner")
+
+
+def _by(image: Images) -> str:
+    return "x".join(map(str, image.shape))
