@@ -4,7 +4,7 @@ A word holds the same value of two pixels, X = low + 65536 * high, each of them 
 with a weight is both products at once, and a *window* of four of them is summed before the lanes are parted:
 
     t = X0 * w0 + X1 * w1 + X2 * w2 + X3 * w3 = lower sum + 65536 * upper sum                   modulo 2**32
-    low += t + 0x8000;  high += (t + 0x8000) >> 16
+    low += t;  high += (t + 0x8000) >> 16
 
 The second line is exact while the lower sum stays within int16, hence while |w0| + .. + |w3| <= 255 (`WINDOW_REACH`).
 At the end `high` is the sum of the upper pixel, low - (high << 16) that of the lower one.
@@ -28,7 +28,6 @@ from mnet.graph import Conv2D, DepthwiseConv2D, Graph, Int8Array, Op
 
 WINDOW = 4  # products that are summed before the lanes are parted
 WINDOW_REACH = 255  # 128 * 255 = 2**15 - 128: no lower sum leaves int16
-LANE_HALF = 0x8000  # added to a lower sum, so that it never borrows from the upper one
 MAX_TAPS = 576  # words on the stack; a window of 3x3x64
 PRODUCT_LIMIT = 1 << 32
 
@@ -206,7 +205,7 @@ def packed_view(call: Call) -> PackedView:
 def packed_pack(call: Call, view: PackedView, phase: int) -> tuple[int, ...]:
     """Return the constants in the order in which the kernel reads them, for each pair of channels c, d:
 
-    low and high of c, low and high of d: what the sums start from
+    biases of c and d: what `high` starts from; `low` starts from bias + (bias << 16), so that both end with it
     int8 weights: c and d of each tap in turn
     number of residues of c; each is a word: 1024 * tap + (weight & 255); the same for d
     the number c, words of the requantisation of c, then of d
@@ -220,13 +219,11 @@ def packed_pack(call: Call, view: PackedView, phase: int) -> tuple[int, ...]:
     bias = how.bias(op.bias + (128 + source.offset - source.tensor.zero_point) * weights.astype(np.int64).sum(1))
     offset, tails = _tails(call, view.short)
     bias = bias + offset
-    parted = view.windows + (rest != 0).sum(1)
-    low = bias + (bias << 16) - LANE_HALF * parted
     words: list[int] = []
     for pair in range(view.pairs):
         c = min(2 * pair, view.channels - 2)
         both = [c, c + 1]
-        words += [as_word(word) for o in both for word in (int(low[o]), int(bias[o]))]
+        words += [as_word(int(bias[o])) for o in both]
         words += int8_words(np.ascontiguousarray(fitting[both].T))
         for o in both:
             residues = np.flatnonzero(rest[o])

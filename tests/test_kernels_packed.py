@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from codegen.call import Call
 from codegen.layout import WIDE8, Storage
 from codegen.packed import (
-    LANE_HALF,
     MAX_TAPS,
     WINDOW,
     WINDOW_REACH,
@@ -53,10 +52,11 @@ CORES = ("M0", "M3")
 def parted(lower: np.ndarray, upper: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums of both lanes as the kernels part them: values [n, taps], weights [n, taps] or [taps]."""
     words = (lower + 65536 * upper) % (1 << 32)
-    t = ((words * weights).sum(-1) + LANE_HALF) % (1 << 32)
-    t = np.where(t >= 1 << 31, t - (1 << 32), t)
-    high = t >> 16
-    return t - (high << 16) - LANE_HALF, high
+    t = (words * weights).sum(-1) % (1 << 32)
+    half = (t + 0x8000) % (1 << 32)
+    high = np.where(half >= 1 << 31, half - (1 << 32), half) >> 16
+    low = (t - (high << 16)) % (1 << 32)
+    return np.where(low >= 1 << 31, low - (1 << 32), low), high
 
 
 def test_a_window_at_its_reach_parts_exactly() -> None:
