@@ -1,4 +1,4 @@
-"""Plans and C of three tiny networks as they were last read by somebody; `pytest --update-snapshots` writes them anew."""
+"""Plans and C of three tiny networks, as somebody last read them; `pytest --update-snapshots` writes them anew."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,9 @@ def compare(name: str, text: str, update: bool) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     assert path.is_file(), f"{name} is new: run pytest --update-snapshots and read it"
-    assert text == path.read_text(), f"{name} changed: if that was meant, run pytest --update-snapshots and read the diff"
+    assert text == path.read_text(), (
+        f"{name} changed: if that was meant, run pytest --update-snapshots and read the diff"
+    )
 
 
 @pytest.mark.parametrize("core", ("cortex-m4", "cortex-m0"))
