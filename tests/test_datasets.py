@@ -236,6 +236,7 @@ def test_npz_that_lacks_arrays_or_is_none(tmp_path: Path) -> None:
         gzip.compress(b"\0\0\x08\x03" + struct.pack(">III", 2, 3, 4) + b"x" * 23),
         gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 9) + b"x" * 9)[:-9],
     ],
+    ids=["no gzip", "short head", "not bytes", "one pixel short", "cut off"],
 )
 def test_damaged_idx_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "images.gz"
