@@ -18,6 +18,7 @@ from mnet.emulator import run_host
 from mnet.graph import Graph
 from mnet.oracle import ORACLES
 from mnet.toolchain import build_host
+from tests.models import tiny_mobilenet
 from tests.strategies import random_input, small_graphs
 
 ORIGIN = Origin("mnet codegen net.tflite", "0")
@@ -66,9 +67,7 @@ def test_plans_are_sound_and_deterministic(graph: Graph, name: str, mode: str) -
 
 
 def test_a_generated_folder_proves_itself_with_a_c_compiler_only(tmp_path: Path) -> None:
-    from tests.models import demo_graph
-
-    graph = demo_graph()
+    graph = tiny_mobilenet()
     made = plan(simplify(graph), target("cortex-m"), ORACLES["litert"])
     tensors = golden.run(graph, made.oracle, random_input(graph, 1, 2))
     files = {**emit(made, ORIGIN), "test/vectors.bin": verify.vectors(made, tensors)}
