@@ -199,7 +199,7 @@ def emit(plan: Plan, origin: Origin) -> dict[str, str]:
         f"{name}_weights.h": "files/weights.h.j2",
         f"{name}_weights.c": "files/weights.c.j2",
         f"{name}_instructions.h": "files/instructions.h.j2",
-        "test/model.h": "files/test_model.h.j2",
+        "test/subject.h": "files/test_subject.h.j2",
         "test/test.c": "files/test.c.j2",
         "test/Makefile": "files/test_Makefile.j2",
         "Makefile": "files/Makefile.j2",

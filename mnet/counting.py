@@ -43,7 +43,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Counts:
-    """All edges between model_begin and model_end, over all inputs, and what the run gave."""
+    """All edges between subject_begin and subject_end, over all inputs, and what the run gave."""
 
     edges: tuple[Edge, ...]
     run: Run
@@ -53,19 +53,19 @@ class Counts:
 class _Markers:
     begin: int
     end: int
-    mark: int  # 0 in a program that was built with MODEL_COUNT only
+    mark: int  # 0 in a program that was built with SUBJECT_COUNT only
     table: int
     entries: int
 
 
 def _markers(elf: Path) -> _Markers:
     at = {symbol.name: symbol for symbol in symbols(elf)}
-    if "model_begin" not in at:
-        raise ToolError(f"{elf} cannot be counted: build it with MODEL_COUNT or MODEL_MARK")
-    mark, table = at.get("model_trace"), at.get("model_marks")
+    if "subject_begin" not in at:
+        raise ToolError(f"{elf} cannot be counted: build it with SUBJECT_COUNT or SUBJECT_MARK")
+    mark, table = at.get("subject_trace"), at.get("subject_marks")
     return _Markers(
-        begin=at["model_begin"].address,
-        end=at["model_end"].address,
+        begin=at["subject_begin"].address,
+        end=at["subject_end"].address,
         mark=mark.address if mark else 0,
         table=table.address if table else 0,
         entries=table.size if table else 0,
@@ -88,7 +88,7 @@ def _merged(edges: Iterator[Edge]) -> tuple[Edge, ...]:
 
 
 def count_qemu(elf: Path, board: str | None, inputs: bytes, timeout_s: float = 120) -> Counts:
-    """Run an ELF file built with MODEL_COUNT or MODEL_MARK in QEMU and count its edges; all six cores.
+    """Run an ELF file built with SUBJECT_COUNT or SUBJECT_MARK in QEMU and count its edges; all six cores.
 
     Raises:
         ToolError: as `run_qemu`; or no C compiler to build the counting plugin with, or QEMU takes no plugins.
@@ -121,12 +121,12 @@ def count_qemu(elf: Path, board: str | None, inputs: bytes, timeout_s: float = 1
 
 
 def count_unicorn(elf: Path, target: Target, inputs: bytes, timeout_s: float = 120, portable: bool = False) -> Counts:
-    """Run an ELF file built with MODEL_COUNT or MODEL_MARK in Unicorn and count its edges.
+    """Run an ELF file built with SUBJECT_COUNT or SUBJECT_MARK in Unicorn and count its edges.
 
     Args:
         elf: the program.
         target: whose Unicorn model runs it.
-        inputs: MODEL_INPUT_BYTES for each inference.
+        inputs: SUBJECT_INPUT_BYTES for each inference.
         timeout_s: seconds of real time.
         portable: count in Python even where a C compiler could build the fast counter (same counts, 20 times slower).
 

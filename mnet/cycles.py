@@ -29,8 +29,8 @@ from codegen.targets import Target, Timing
 from mnet.counting import REST, Counts, Edge, count_qemu, count_unicorn
 from mnet.toolchain import Symbol, build_target, code_of, instruction_bytes, symbols
 
-# Functions of the harness that run between model_begin and model_end; what they do is not the model's.
-_HARNESS = frozenset({"measured_run", "model_begin", "model_end", "model_trace"})
+# Functions of the harness that run between subject_begin and subject_end; what they do is not the model's.
+_HARNESS = frozenset({"measured_run", "subject_begin", "subject_end", "subject_trace"})
 
 
 @dataclass(frozen=True)
@@ -287,10 +287,10 @@ def profile(
     """Count and model one inference.
 
     Args:
-        elf: built by `build_target` with MODEL_COUNT (the model's code as shipped), or with MODEL_MARK.
+        elf: built by `build_target` with SUBJECT_COUNT (the model's code as shipped), or with SUBJECT_MARK.
         target: whose instructions the ELF file holds; gives the emulated core and the costs.
-        image: MODEL_INPUT_BYTES.
-        marked: the same model built with MODEL_MARK, which tells the entries apart; None leaves `Profile.entries` empty
+        image: SUBJECT_INPUT_BYTES.
+        marked: the same model built with SUBJECT_MARK, which tells the entries apart; None leaves `Profile.entries` empty
             unless `elf` is marked itself.
         emulator: "unicorn" or "qemu"; by default Unicorn where it has the core.
 
@@ -311,7 +311,7 @@ def profile(
 
     marked = marked or elf
     entries: dict[int, Cost] = {}
-    mark = next((symbol.address for symbol in symbols(marked) if symbol.name == "model_trace"), None)
+    mark = next((symbol.address for symbol in symbols(marked) if symbol.name == "subject_trace"), None)
     if mark is not None:
         marked_counts = counts if marked is elf else _counts(marked, target, image, chosen)
         function_of = _Functions(symbols(marked))
@@ -339,7 +339,7 @@ def profile_folder(
     Args:
         folder: what `mnet codegen` wrote.
         target: the core.
-        image: MODEL_INPUT_BYTES.
+        image: SUBJECT_INPUT_BYTES.
         out_dir: where the builds go.
         compiler: "gcc" (arm-none-eabi-gcc) or "zig".
         emulator: "unicorn" or "qemu"; by default Unicorn where it has the core.
@@ -347,6 +347,6 @@ def profile_folder(
     Raises:
         ToolError: a compiler or emulator is missing, or failed.
     """
-    shipped = build_target(folder, target, ("MODEL_COUNT",), compiler, out_dir / "counted")
-    marked = build_target(folder, target, ("MODEL_MARK",), compiler, out_dir / "marked")
+    shipped = build_target(folder, target, ("SUBJECT_COUNT",), compiler, out_dir / "counted")
+    marked = build_target(folder, target, ("SUBJECT_MARK",), compiler, out_dir / "marked")
     return profile(shipped, target, image, marked, emulator)

@@ -183,7 +183,7 @@ __attribute__((visibility("default"))) int qemu_plugin_version = PLUGIN_VERSION;
 __attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, char **argv);
 
 static char out_name[4096];
-static uint32_t table_start, table_bytes; /* model_marks: which byte model_trace reads is the entry */
+static uint32_t table_start, table_bytes; /* subject_marks: which byte subject_trace reads is the entry */
 
 struct block {
     uint32_t address, bytes, instructions;

@@ -34,8 +34,8 @@ _INPUTS, _OUTPUTS, _TRACE = "inputs.bin", "outputs.bin", "trace.bin"
 class Run:
     """What a harness program gave back."""
 
-    outputs: bytes  # MODEL_OUTPUT_BYTES per input
-    trace: bytes  # for `read_trace`; empty unless built with MODEL_TRACE
+    outputs: bytes  # SUBJECT_OUTPUT_BYTES per input
+    trace: bytes  # for `read_trace`; empty unless built with SUBJECT_TRACE
     stack_bytes: int | None  # the most that the model pushed; None where the harness does not measure it
     text: str  # all that the program printed
 
@@ -164,7 +164,7 @@ def run_qemu(elf: Path, board: str | None, inputs: bytes, timeout_s: float = 120
     Args:
         elf: the program.
         board: QEMU's machine; None for the one that the ELF file names.
-        inputs: MODEL_INPUT_BYTES for each inference.
+        inputs: SUBJECT_INPUT_BYTES for each inference.
         timeout_s: seconds of real time, after which the run has failed.
 
     Raises:

@@ -110,7 +110,7 @@ def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
 
 def _host(prepared: Prepared, folder: Path, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
     compiler = find_compiler("cc")
-    program = build_host(folder, ("MODEL_TRACE", "MODEL_POISON"), folder / "host")
+    program = build_host(folder, ("SUBJECT_TRACE", "SUBJECT_POISON"), folder / "host")
     name = f"C on this computer, {compiler.name}"
     return _run(name, prepared, tensors, lambda data: run_host(program, data).trace, progress)
 
@@ -124,7 +124,7 @@ def _core(prepared: Prepared, folder: Path, core: Target, tensors: dict[str, Int
             raise
         emulator = "Unicorn"
     compiler = find_target_compiler()
-    program = build_target(folder, core, ("MODEL_TRACE",), compiler, folder / core.name)
+    program = build_target(folder, core, ("SUBJECT_TRACE",), compiler, folder / core.name)
 
     def run(data: bytes) -> bytes:
         return run_qemu(program, None, data).trace if emulator == "QEMU" else run_unicorn(program, core, data).trace

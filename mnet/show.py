@@ -258,7 +258,7 @@ def _asm(prepared: Prepared, layer: str | None) -> str:
     with tempfile.TemporaryDirectory(prefix="mnet-") as name:
         folder = Path(name) / plan.graph.name
         write(prepared, folder)
-        elf = toolchain.build_target(folder, plan.target, ("MODEL_COUNT",), compiler, Path(name) / "build")
+        elf = toolchain.build_target(folder, plan.target, ("SUBJECT_COUNT",), compiler, Path(name) / "build")
         functions = [
             symbol
             for symbol in toolchain.symbols(elf)

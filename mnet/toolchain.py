@@ -25,11 +25,11 @@ STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshado
 STRICT_CPP = ("-std=c++11", *STRICT[1:])
 OPTIMIZE = ("-O2", "-fomit-frame-pointer")
 _BARE = ("-ffreestanding", "-ffunction-sections", "-fdata-sections")
-_SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-DMODEL_SANITIZE")
+_SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-DSUBJECT_SANITIZE")
 _COMPILE_SECONDS = 300  # zig builds its run-time library at the first link for a core
 
-# The harness's switches that need the model to call model_trace.
-TRACING = ("MODEL_TRACE", "MODEL_POISON", "MODEL_MARK")
+# The harness's switches that need the model to call subject_trace.
+TRACING = ("SUBJECT_TRACE", "SUBJECT_POISON", "SUBJECT_MARK")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _run(what: str, command: Sequence[str], cwd: Path | None = None) -> None:
 
 
 def _definitions(name: str, defines: Sequence[str]) -> tuple[str, ...]:
-    hook = (f"{name.upper()}_TRACE_FUNCTION=model_trace",) if set(defines) & set(TRACING) else ()
+    hook = (f"{name.upper()}_TRACE_FUNCTION=subject_trace",) if set(defines) & set(TRACING) else ()
     return tuple(f"-D{define}" for define in (*defines, *hook))
 
 
@@ -161,7 +161,7 @@ def build_host(
 
     Args:
         folder: what `mnet codegen` wrote.
-        defines: the harness's switches, for example ("MODEL_TRACE", "MODEL_POISON").
+        defines: the harness's switches, for example ("SUBJECT_TRACE", "SUBJECT_POISON").
         out_dir: where objects and program go; made if missing.
         sanitizers: with AddressSanitizer and UndefinedBehaviorSanitizer, any finding ends the program.
         compiler: a name that `find_compiler` knows.
@@ -192,7 +192,7 @@ def build_target(
     Args:
         folder: what `mnet codegen` wrote.
         target: the core whose instructions are compiled.
-        defines: the harness's switches, for example ("MODEL_TRACE", "MODEL_POISON").
+        defines: the harness's switches, for example ("SUBJECT_TRACE", "SUBJECT_POISON").
         compiler: "gcc" (arm-none-eabi-gcc) or "zig".
         out_dir: where objects and ELF file go; made if missing.
         board: one of firmware/boards; by default the first of `target.boards` that the program fits.

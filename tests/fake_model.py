@@ -125,20 +125,20 @@ const int16_t tiny_weights[8] = {1, -2, 3, -4, 5, -6, 7, -8};
 # Steps 0..7: widen 0, widen 1, sum 0, sum 1, widen 2, sum 2, widen 3, sum 3.
 MODEL = """\
 #include "../tiny.h"
-#define MODEL_ARENA_BYTES TINY_ARENA_BYTES
-#define MODEL_INPUT_BYTES TINY_INPUT_BYTES
-#define MODEL_OUTPUT_BYTES TINY_OUTPUT_BYTES
-#define MODEL_ENTRIES 2
-#define MODEL_STEPS 8
-#define MODEL_STATUS_OK TINY_OK
-static inline int model_run(void *arena, const int8_t *input, int8_t *output)
+#define SUBJECT_ARENA_BYTES TINY_ARENA_BYTES
+#define SUBJECT_INPUT_BYTES TINY_INPUT_BYTES
+#define SUBJECT_OUTPUT_BYTES TINY_OUTPUT_BYTES
+#define SUBJECT_ENTRIES 2
+#define SUBJECT_STEPS 8
+#define SUBJECT_STATUS_OK TINY_OK
+static inline int subject_run(void *arena, const int8_t *input, int8_t *output)
 {
     return (int)tiny_run(arena, input, output);
 }
-static const uint32_t model_trace_bytes[MODEL_ENTRIES] = {16, 1};
-struct model_box { uint32_t offset, bytes; uint16_t birth, death; };
-#define MODEL_BOXES 9
-static const struct model_box model_boxes[MODEL_BOXES] = {
+static const uint32_t subject_trace_bytes[SUBJECT_ENTRIES] = {16, 1};
+struct subject_box { uint32_t offset, bytes; uint16_t birth, death; };
+#define SUBJECT_BOXES 9
+static const struct subject_box subject_boxes[SUBJECT_BOXES] = {
     {0, 16, 0, 2}, {16, 16, 1, 3}, {0, 16, 4, 5}, {16, 16, 6, 7},
     {32, 1, 2, 8}, {33, 1, 3, 8}, {34, 1, 5, 8}, {35, 1, 7, 8}, {40, 16, 0, 8},
 };
@@ -160,7 +160,7 @@ def write(folder: Path, name: str = "tiny", **changes: str) -> Path:
         "source": f"{name}.c",
         "instructions": f"{name}_instructions.h",
         "weights": f"{name}_weights.c",
-        "model": "test/model.h",
+        "model": "test/subject.h",
     }
     (folder / "test").mkdir(parents=True, exist_ok=True)
     for key, file in files.items():

@@ -380,3 +380,14 @@ def test_the_command_in_the_model_card_trains_again(trained: Path, tmp_path: Pat
     good(*words)
     first, second = (json.loads((folder / "run.json").read_text()) for folder in (trained, tmp_path / "again"))
     assert first["test_accuracy"] == second["test_accuracy"]
+
+
+@pytest.mark.parametrize("name", ("model", "harness", "test", "main"))
+def test_a_models_name_may_be_any_word(model: Path, tmp_path: Path, name: str) -> None:
+    """`model.tflite` is what most people call it: nothing of the harness or of the folder's own test may collide."""
+    needs_host_compiler()
+    path = tmp_path / f"{name}.tflite"
+    path.write_bytes(model.read_bytes())
+    good("verify", path, "--target", "host", "--inputs", "2")
+    good("codegen", path, "-o", tmp_path / "out")
+    subprocess.run(["make", "-C", str(tmp_path / "out"), "test"], check=True, capture_output=True)

@@ -147,7 +147,7 @@ def test_a_loop_costs_what_a_pencil_says(core: str, tmp_path: Path) -> None:
     source = source.replace("int32_t sum = 0;", "int32_t sum = 0;\n    tiny_loop();")
     folder = fake_model.write(tmp_path / "tiny", source=source)
     emulators = ["unicorn"] + (["qemu"] if shutil.which("qemu-system-arm") else [])
-    elf = toolchain.build_target(folder, TARGETS[core], ("MODEL_COUNT",), "gcc", tmp_path / "out")
+    elf = toolchain.build_target(folder, TARGETS[core], ("SUBJECT_COUNT",), "gcc", tmp_path / "out")
     for emulator in emulators:
         profile = cycles.profile(elf, TARGETS[core], fake_model.inputs(1).tobytes(), emulator=emulator)
         calls = fake_model.ROWS
@@ -167,7 +167,7 @@ def test_straight_code_costs_the_same_wherever_an_emulator_cuts_it(tmp_path: Pat
     source = fake_model.SOURCE.replace("static void tiny_sum", LONG + "\nstatic void tiny_sum")
     source = source.replace("int32_t sum = 0;", "int32_t sum = 0;\n    tiny_long();")
     folder = fake_model.write(tmp_path / "tiny", source=source)
-    elf = toolchain.build_target(folder, TARGETS["cortex-m4"], ("MODEL_COUNT",), "gcc", tmp_path / "out")
+    elf = toolchain.build_target(folder, TARGETS["cortex-m4"], ("SUBJECT_COUNT",), "gcc", tmp_path / "out")
     for emulator in ["unicorn"] + (["qemu"] if shutil.which("qemu-system-arm") else []):
         profile = cycles.profile(elf, TARGETS["cortex-m4"], fake_model.inputs(1).tobytes(), emulator=emulator)
         calls = fake_model.ROWS
@@ -188,7 +188,7 @@ def test_entries_and_runner_add_up(core: str, tmp_path: Path) -> None:
     assert sum(profile.entries.values(), profile.runner) == profile.total
     assert profile.total.instructions <= profile.total.cycles
     assert profile.stack_bytes and profile.stack_bytes < 100
-    assert not set(profile.functions) & {"measured_run", "model_begin", "model_end", "model_trace"}
+    assert not set(profile.functions) & {"measured_run", "subject_begin", "subject_end", "subject_trace"}
 
     # The marks cost nothing: the totals are those of the code as shipped.
     shipped = next((tmp_path / "out" / "counted").glob("*.elf"))

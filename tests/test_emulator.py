@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def host_trace(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    program = toolchain.build_host(folder, ("MODEL_TRACE",), tmp_path_factory.mktemp("host"))
+    program = toolchain.build_host(folder, ("SUBJECT_TRACE",), tmp_path_factory.mktemp("host"))
     return emulator.run_host(program, IMAGES.tobytes()).trace
 
 
@@ -44,7 +44,7 @@ def build(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 def agree(folder: Path, name: str, compiler: str, host_trace: bytes, out: Path) -> None:
     target = TARGETS[name]
-    elf = toolchain.build_target(folder, target, ("MODEL_TRACE", "MODEL_POISON"), compiler, out)
+    elf = toolchain.build_target(folder, target, ("SUBJECT_TRACE", "SUBJECT_POISON"), compiler, out)
     runs = [emulator.run_qemu(elf, None, IMAGES.tobytes())]
     if target.unicorn is not None:
         runs.append(emulator.run_unicorn(elf, target, IMAGES.tobytes()))
@@ -141,7 +141,7 @@ def test_endless_programs_end(tmp_path: Path) -> None:
     "name", ["cortex-m4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cortex-m0", "cortex-m33"))]
 )
 def test_three_counters_agree_on_every_edge(build: Callable[..., Path], name: str) -> None:
-    target, elf = TARGETS[name], build(name, "MODEL_MARK")
+    target, elf = TARGETS[name], build(name, "SUBJECT_MARK")
     fast = counting.count_unicorn(elf, target, IMAGES.tobytes())
     assert fast.run.outputs == fake_model.outputs(IMAGES).tobytes()
     assert fast.edges == counting.count_unicorn(elf, target, IMAGES.tobytes(), portable=True).edges
@@ -150,18 +150,18 @@ def test_three_counters_agree_on_every_edge(build: Callable[..., Path], name: st
 
 
 def test_marks_are_counted_once_per_call(build: Callable[..., Path]) -> None:
-    elf = build("cortex-m4", "MODEL_MARK")
+    elf = build("cortex-m4", "SUBJECT_MARK")
     counts = counting.count_unicorn(elf, TARGETS["cortex-m4"], IMAGES.tobytes())
     at = {symbol.name: symbol.address for symbol in toolchain.symbols(elf)}
     for entry, kernel in ((0, "tiny_widen"), (1, "tiny_sum")):
-        for function in (kernel, "model_trace"):
+        for function in (kernel, "subject_trace"):
             calls = [edge.count for edge in counts.edges if edge.block == at[function] and edge.entry == entry]
             assert sum(calls) == len(IMAGES) * fake_model.ROWS
 
 
 def test_unmarked_programs_are_refused_by_the_counter(build: Callable[..., Path]) -> None:
     elf = build("cortex-m4")
-    with pytest.raises(ToolError, match="build it with MODEL_COUNT or MODEL_MARK"):
+    with pytest.raises(ToolError, match="build it with SUBJECT_COUNT or SUBJECT_MARK"):
         counting.count_unicorn(elf, TARGETS["cortex-m4"], IMAGES.tobytes())
 
 

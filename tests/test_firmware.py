@@ -27,7 +27,7 @@ def host(tmp_path: Path, *defines: str, sanitizers: bool = False, **changes: str
 
 
 def test_trace_holds_every_call_and_output_even_under_poison_and_sanitizers(tmp_path: Path) -> None:
-    run = host(tmp_path, "MODEL_TRACE", "MODEL_POISON", sanitizers=True)
+    run = host(tmp_path, "SUBJECT_TRACE", "SUBJECT_POISON", sanitizers=True)
     assert run.outputs == fake_model.outputs(IMAGES).tobytes()
     expected = []
     rows, answers = fake_model.widened(IMAGES), fake_model.outputs(IMAGES)
@@ -46,14 +46,14 @@ def test_untraced_program_writes_no_trace(tmp_path: Path) -> None:
 
 def test_poison_shows_a_row_that_dies_too_early(tmp_path: Path) -> None:
     model = fake_model.MODEL.replace("{0, 16, 0, 2}", "{0, 16, 0, 1}")  # sum 0 reads it in step 2
-    assert host(tmp_path, "MODEL_POISON", model=model).outputs != fake_model.outputs(IMAGES).tobytes()
+    assert host(tmp_path, "SUBJECT_POISON", model=model).outputs != fake_model.outputs(IMAGES).tobytes()
 
 
 def test_poison_spares_live_bytes_alone(tmp_path: Path) -> None:
     """Without the state's box the run cannot go on: the poison reaches every byte that no box covers."""
     model = fake_model.MODEL.replace("{40, 16, 0, 8}", "{40, 16, 0, 0}")
     with pytest.raises(ToolError):
-        host(tmp_path, "MODEL_POISON", model=model)
+        host(tmp_path, "SUBJECT_POISON", model=model)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_a_status_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_wrong_number_of_steps_is_noticed(tmp_path: Path) -> None:
-    model = fake_model.MODEL.replace("MODEL_STEPS 8", "MODEL_STEPS 9")
-    with pytest.raises(ToolError, match="the model made not MODEL_STEPS calls but 8"):
-        host(tmp_path, "MODEL_TRACE", model=model)
+    model = fake_model.MODEL.replace("SUBJECT_STEPS 8", "SUBJECT_STEPS 9")
+    with pytest.raises(ToolError, match="the model made not SUBJECT_STEPS calls but 8"):
+        host(tmp_path, "SUBJECT_TRACE", model=model)
 
 
 def test_sanitizer_notices_a_read_outside_the_arena(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_makefile_lists_boards_and_refuses_strangers(tmp_path: Path) -> None:
 )
 def test_make_alone_builds_what_the_toolchain_builds(board: str, tmp_path: Path) -> None:
     folder = fake_model.write(tmp_path / "tiny")
-    done = make(f"MODEL={folder}", f"BOARD={board}", f"BUILD={tmp_path / 'build'}", "DEFINES=-DMODEL_TRACE")
+    done = make(f"MODEL={folder}", f"BOARD={board}", f"BUILD={tmp_path / 'build'}", "DEFINES=-DSUBJECT_TRACE")
     assert done.returncode == 0, done.stderr
     elf = tmp_path / "build" / "tiny.elf"
     assert emulator.board_of(elf) == board

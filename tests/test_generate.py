@@ -27,7 +27,7 @@ ORIGIN = Origin("mnet codegen net.tflite", "0")
 def compare_on_host(graph: Graph, made: Plan, folder: Path, sanitizers: bool = False, count: int = 2) -> verify.Leg:
     """Generate, compile and run on this computer; compare everything with the golden model of the whole graph."""
     write_folder(folder, emit(made, ORIGIN))
-    program = build_host(folder, ("MODEL_TRACE", "MODEL_POISON"), folder / "build", sanitizers=sanitizers)
+    program = build_host(folder, ("SUBJECT_TRACE", "SUBJECT_POISON"), folder / "build", sanitizers=sanitizers)
     tensors = golden.run(graph, made.oracle, random_input(graph, 1, count))
     return verify.run_leg("host", made, tensors, lambda data: run_host(program, data).trace)
 

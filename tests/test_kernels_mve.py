@@ -95,7 +95,7 @@ def compare_emulated(graph: Graph, folder: Path) -> None:
         pytest.skip(str(missing))
     made = plan(simplify(graph), M55, LITERT)
     write_folder(folder, emit(made, Origin("mnet codegen net.tflite", "0")))
-    program = build_target(folder, M55, ("MODEL_TRACE", "MODEL_POISON"), "gcc", folder / "build")
+    program = build_target(folder, M55, ("SUBJECT_TRACE", "SUBJECT_POISON"), "gcc", folder / "build")
     tensors = golden.run(graph, LITERT, random_input(graph, 1, 4))
     leg = verify.run_leg("M55", made, tensors, lambda data: run_qemu(program, None, data).trace)
     assert leg.status == "equal" and leg.values > 0, "\n".join(map(str, leg.mismatches))

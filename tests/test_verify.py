@@ -40,7 +40,7 @@ def traced(made: Plan, folder: Path, change: Callable[[str], str] = str) -> veri
     weights = f"{GRAPH.name}_weights.c"
     files[weights] = change(files[weights])
     write_folder(folder / GRAPH.name, files)
-    program = build_host(folder / GRAPH.name, ("MODEL_TRACE", "MODEL_POISON"), folder / "build")
+    program = build_host(folder / GRAPH.name, ("SUBJECT_TRACE", "SUBJECT_POISON"), folder / "build")
     return lambda data: run_host(program, data).trace
 
 

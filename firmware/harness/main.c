@@ -2,25 +2,25 @@
  *
  *   harness INPUTS OUTPUTS [TRACE]
  *
- * INPUTS holds any number of images, MODEL_INPUT_BYTES each; OUTPUTS gets MODEL_OUTPUT_BYTES for each. Exit status 0 means
- * that every run returned MODEL_STATUS_OK, wrote nothing outside its arena and its output, and left its input alone.
+ * INPUTS holds any number of images, SUBJECT_INPUT_BYTES each; OUTPUTS gets SUBJECT_OUTPUT_BYTES for each. Exit status 0 means
+ * that every run returned SUBJECT_STATUS_OK, wrote nothing outside its arena and its output, and left its input alone.
  *
  * Compile with
- *   MODEL_TRACE   TRACE gets a record {uint16 entry, uint16 call, uint32 bytes, bytes...} after every traced call, and
- *                 {0xffff, index of the input, MODEL_OUTPUT_BYTES, the output} after every run, all little-endian
- *   MODEL_POISON  after every call each byte of the arena that holds nothing a later call may read becomes random
- *   MODEL_COUNT   every run lies between model_begin and model_end, which do nothing: addresses for whoever counts
- *   MODEL_MARK    the same, and every call ends in model_trace, which does nothing but show its entry
- * MODEL_TRACE, MODEL_POISON and MODEL_MARK need the model compiled with -DNAME_TRACE_FUNCTION=model_trace.
+ *   SUBJECT_TRACE   TRACE gets a record {uint16 entry, uint16 call, uint32 bytes, bytes...} after every traced call, and
+ *                 {0xffff, index of the input, SUBJECT_OUTPUT_BYTES, the output} after every run, all little-endian
+ *   SUBJECT_POISON  after every call each byte of the arena that holds nothing a later call may read becomes random
+ *   SUBJECT_COUNT   every run lies between subject_begin and subject_end, which do nothing: addresses for whoever counts
+ *   SUBJECT_MARK    the same, and every call ends in subject_trace, which does nothing but show its entry
+ * SUBJECT_TRACE, SUBJECT_POISON and SUBJECT_MARK need the model compiled with -DNAME_TRACE_FUNCTION=subject_trace.
  */
 #include "io.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "test/model.h"
+#include "test/subject.h"
 
-#if defined(MODEL_SANITIZE)
+#if defined(SUBJECT_SANITIZE)
 #include <sanitizer/asan_interface.h>
 #endif
 
@@ -35,9 +35,9 @@ enum {
 enum failure { FAIL_USAGE = 1, FAIL_FILE = 2, FAIL_STATUS = 3, FAIL_MEMORY = 4 };
 
 /* The arena and the output, each between two guards. The arena itself is aligned as the guards' size keeps it. */
-static uint8_t guarded_arena[GUARD_BYTES + MODEL_ARENA_BYTES + GUARD_BYTES] __attribute__((aligned(16)));
-static uint8_t guarded_output[GUARD_BYTES + MODEL_OUTPUT_BYTES + GUARD_BYTES] __attribute__((aligned(16)));
-static int8_t input[MODEL_INPUT_BYTES] __attribute__((aligned(16)));
+static uint8_t guarded_arena[GUARD_BYTES + SUBJECT_ARENA_BYTES + GUARD_BYTES] __attribute__((aligned(16)));
+static uint8_t guarded_output[GUARD_BYTES + SUBJECT_OUTPUT_BYTES + GUARD_BYTES] __attribute__((aligned(16)));
+static int8_t input[SUBJECT_INPUT_BYTES] __attribute__((aligned(16)));
 
 static uint32_t random_state;
 
@@ -101,8 +101,8 @@ static int fail(enum failure failure, const char *what, uint32_t index)
     return (int)failure;
 }
 
-#if defined(MODEL_TRACE) || defined(MODEL_POISON)
-static uint32_t steps_done; /* calls of model_trace in this run */
+#if defined(SUBJECT_TRACE) || defined(SUBJECT_POISON)
+static uint32_t steps_done; /* calls of subject_trace in this run */
 static int trace_file = -1;
 static int trace_failed;
 
@@ -117,23 +117,23 @@ static void write_record(uint32_t entry, uint32_t call, const void *from, uint32
 }
 #endif
 
-#if defined(MODEL_POISON)
-static uint8_t live[(MODEL_ARENA_BYTES + 7) / 8]; /* one bit a byte of the arena */
+#if defined(SUBJECT_POISON)
+static uint8_t live[(SUBJECT_ARENA_BYTES + 7) / 8]; /* one bit a byte of the arena */
 
 /* Step `done` has ended. What the next one may read was born by now and has not died yet: all else becomes random. */
 static void poison(uint32_t done)
 {
     uint8_t *arena = guarded_arena + GUARD_BYTES;
     fill(live, sizeof live, 0);
-    for (uint32_t i = 0; i < MODEL_BOXES; i++) {
-        if (model_boxes[i].birth <= done && done < model_boxes[i].death) {
-            const uint32_t end = model_boxes[i].offset + model_boxes[i].bytes;
-            for (uint32_t byte = model_boxes[i].offset; byte < end; byte++) {
+    for (uint32_t i = 0; i < SUBJECT_BOXES; i++) {
+        if (subject_boxes[i].birth <= done && done < subject_boxes[i].death) {
+            const uint32_t end = subject_boxes[i].offset + subject_boxes[i].bytes;
+            for (uint32_t byte = subject_boxes[i].offset; byte < end; byte++) {
                 live[byte / 8] = (uint8_t)(live[byte / 8] | 1u << byte % 8);
             }
         }
     }
-    for (uint32_t byte = 0; byte < MODEL_ARENA_BYTES; byte++) {
+    for (uint32_t byte = 0; byte < SUBJECT_ARENA_BYTES; byte++) {
         if ((live[byte / 8] >> byte % 8 & 1) == 0) {
             arena[byte] = (uint8_t)random_word();
         }
@@ -141,49 +141,49 @@ static void poison(uint32_t done)
 }
 #endif
 
-#if defined(MODEL_MARK) && !defined(MODEL_COUNT)
-#define MODEL_COUNT
+#if defined(SUBJECT_MARK) && !defined(SUBJECT_COUNT)
+#define SUBJECT_COUNT
 #endif
 
-#if defined(MODEL_COUNT)
-void model_begin(void);
-void model_end(void);
+#if defined(SUBJECT_COUNT)
+void subject_begin(void);
+void subject_end(void);
 
-__attribute__((noinline)) void model_begin(void)
+__attribute__((noinline)) void subject_begin(void)
 {
     __asm__ volatile("");
 }
 
-__attribute__((noinline)) void model_end(void)
+__attribute__((noinline)) void subject_end(void)
 {
     __asm__ volatile("");
 }
 #endif
 
-#if defined(MODEL_MARK)
-void model_trace(unsigned entry, unsigned call, const void *rows);
+#if defined(SUBJECT_MARK)
+void subject_trace(unsigned entry, unsigned call, const void *rows);
 
 /* An emulator that cannot show registers sees which byte is read here, and so which entry it was. */
-extern const volatile uint8_t model_marks[MODEL_ENTRIES];
-const volatile uint8_t model_marks[MODEL_ENTRIES] = {0};
+extern const volatile uint8_t subject_marks[SUBJECT_ENTRIES];
+const volatile uint8_t subject_marks[SUBJECT_ENTRIES] = {0};
 
-__attribute__((noinline)) void model_trace(unsigned entry, unsigned call, const void *rows)
+__attribute__((noinline)) void subject_trace(unsigned entry, unsigned call, const void *rows)
 {
     (void)call;
     (void)rows;
-    (void)model_marks[entry];
+    (void)subject_marks[entry];
 }
-#elif defined(MODEL_TRACE) || defined(MODEL_POISON)
-void model_trace(unsigned entry, unsigned call, const void *rows);
+#elif defined(SUBJECT_TRACE) || defined(SUBJECT_POISON)
+void subject_trace(unsigned entry, unsigned call, const void *rows);
 
-void model_trace(unsigned entry, unsigned call, const void *rows)
+void subject_trace(unsigned entry, unsigned call, const void *rows)
 {
-    if (trace_file >= 0 && model_trace_bytes[entry] != 0) {
-        write_record(entry, call, rows, model_trace_bytes[entry]);
+    if (trace_file >= 0 && subject_trace_bytes[entry] != 0) {
+        write_record(entry, call, rows, subject_trace_bytes[entry]);
     }
-#if defined(MODEL_POISON)
+#if defined(SUBJECT_POISON)
     /* After the last step the run only copies its output, which need not be in a box. */
-    if (steps_done + 1 < MODEL_STEPS) {
+    if (steps_done + 1 < SUBJECT_STEPS) {
         poison(steps_done);
     }
 #endif
@@ -191,7 +191,7 @@ void model_trace(unsigned entry, unsigned call, const void *rows)
 }
 #endif
 
-#if defined(__arm__) && !defined(MODEL_TRACE) && !defined(MODEL_POISON)
+#if defined(__arm__) && !defined(SUBJECT_TRACE) && !defined(SUBJECT_POISON)
 #define MEASURE_STACK
 extern uint32_t __stack_limit; /* from the linker script */
 
@@ -223,12 +223,12 @@ __attribute__((noinline)) static int measured_run(uint32_t *stack_bytes)
         *here = STACK_PAINT;
     }
 #endif
-#if defined(MODEL_COUNT)
-    model_begin();
+#if defined(SUBJECT_COUNT)
+    subject_begin();
 #endif
-    status = model_run(arena, input, output);
-#if defined(MODEL_COUNT)
-    model_end();
+    status = subject_run(arena, input, output);
+#if defined(SUBJECT_COUNT)
+    subject_end();
 #endif
 #if defined(MEASURE_STACK)
     while (bottom < top && *bottom == STACK_PAINT) {
@@ -243,17 +243,17 @@ __attribute__((noinline)) static int measured_run(uint32_t *stack_bytes)
 
 static int run_all(int inputs, int outputs)
 {
-    const uint32_t arena_end = GUARD_BYTES + MODEL_ARENA_BYTES;
-    const uint32_t output_end = GUARD_BYTES + MODEL_OUTPUT_BYTES;
+    const uint32_t arena_end = GUARD_BYTES + SUBJECT_ARENA_BYTES;
+    const uint32_t output_end = GUARD_BYTES + SUBJECT_OUTPUT_BYTES;
     uint32_t stack_most = 0;
     uint32_t index = 0;
 
     for (;; index++) {
-        const uint32_t got = io_read(inputs, input, MODEL_INPUT_BYTES);
+        const uint32_t got = io_read(inputs, input, SUBJECT_INPUT_BYTES);
         if (got == 0) {
             break;
         }
-        if (got != MODEL_INPUT_BYTES) {
+        if (got != SUBJECT_INPUT_BYTES) {
             return fail(FAIL_FILE, "the inputs end in the middle of input ", index);
         }
 
@@ -262,25 +262,25 @@ static int run_all(int inputs, int outputs)
             guarded_arena[i] = i < GUARD_BYTES || i >= arena_end ? (uint8_t)GUARD : (uint8_t)random_word();
         }
         fill(guarded_output, sizeof guarded_output, UNTOUCHED);
-        const uint32_t sum = checksum(input, MODEL_INPUT_BYTES);
-#if defined(MODEL_SANITIZE)
+        const uint32_t sum = checksum(input, SUBJECT_INPUT_BYTES);
+#if defined(SUBJECT_SANITIZE)
         ASAN_POISON_MEMORY_REGION(guarded_arena, GUARD_BYTES);
         ASAN_POISON_MEMORY_REGION(guarded_arena + arena_end, GUARD_BYTES);
         ASAN_POISON_MEMORY_REGION(guarded_output, GUARD_BYTES);
         ASAN_POISON_MEMORY_REGION(guarded_output + output_end, GUARD_BYTES);
 #endif
-#if defined(MODEL_TRACE) || defined(MODEL_POISON)
+#if defined(SUBJECT_TRACE) || defined(SUBJECT_POISON)
         steps_done = 0;
 #endif
         uint32_t stack_bytes;
         const int status = measured_run(&stack_bytes);
         stack_most = stack_bytes > stack_most ? stack_bytes : stack_most;
-#if defined(MODEL_SANITIZE)
+#if defined(SUBJECT_SANITIZE)
         ASAN_UNPOISON_MEMORY_REGION(guarded_arena, sizeof guarded_arena);
         ASAN_UNPOISON_MEMORY_REGION(guarded_output, sizeof guarded_output);
 #endif
 
-        if (status != (int)MODEL_STATUS_OK) {
+        if (status != (int)SUBJECT_STATUS_OK) {
             print_line("the model returned status ", (uint32_t)status);
             return fail(FAIL_STATUS, "on input ", index);
         }
@@ -290,18 +290,18 @@ static int run_all(int inputs, int outputs)
         if (!holds(guarded_output, GUARD_BYTES, UNTOUCHED) || !holds(guarded_output + output_end, GUARD_BYTES, UNTOUCHED)) {
             return fail(FAIL_MEMORY, "the model wrote outside its output on input ", index);
         }
-        if (checksum(input, MODEL_INPUT_BYTES) != sum) {
+        if (checksum(input, SUBJECT_INPUT_BYTES) != sum) {
             return fail(FAIL_MEMORY, "the model changed the caller's input ", index);
         }
-        if (io_write(outputs, guarded_output + GUARD_BYTES, MODEL_OUTPUT_BYTES) != 0) {
+        if (io_write(outputs, guarded_output + GUARD_BYTES, SUBJECT_OUTPUT_BYTES) != 0) {
             return fail(FAIL_FILE, "cannot write output ", index);
         }
-#if defined(MODEL_TRACE) || defined(MODEL_POISON)
-        if (steps_done != MODEL_STEPS) {
-            return fail(FAIL_STATUS, "the model made not MODEL_STEPS calls but ", steps_done);
+#if defined(SUBJECT_TRACE) || defined(SUBJECT_POISON)
+        if (steps_done != SUBJECT_STEPS) {
+            return fail(FAIL_STATUS, "the model made not SUBJECT_STEPS calls but ", steps_done);
         }
         if (trace_file >= 0) {
-            write_record(OUTPUT_RECORD, index, guarded_output + GUARD_BYTES, MODEL_OUTPUT_BYTES);
+            write_record(OUTPUT_RECORD, index, guarded_output + GUARD_BYTES, SUBJECT_OUTPUT_BYTES);
         }
         if (trace_failed) {
             return fail(FAIL_FILE, "cannot write the trace of input ", index);
@@ -327,7 +327,7 @@ int main(int argc, char **argv)
     if (inputs < 0 || outputs < 0) {
         return fail(FAIL_FILE, "cannot open file ", inputs < 0 ? 1 : 2);
     }
-#if defined(MODEL_TRACE)
+#if defined(SUBJECT_TRACE)
     if (count > 2) {
         trace_file = io_open_to_write(names[2]);
         if (trace_file < 0) {
@@ -338,7 +338,7 @@ int main(int argc, char **argv)
     const int result = run_all(inputs, outputs);
     io_close(inputs);
     io_close(outputs);
-#if defined(MODEL_TRACE)
+#if defined(SUBJECT_TRACE)
     if (trace_file >= 0) {
         io_close(trace_file);
     }
