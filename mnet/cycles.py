@@ -290,7 +290,7 @@ def profile(
         elf: built by `build_target` with SUBJECT_COUNT (the model's code as shipped), or with SUBJECT_MARK.
         target: whose instructions the ELF file holds; gives the emulated core and the costs.
         image: SUBJECT_INPUT_BYTES.
-        marked: the same model built with SUBJECT_MARK, which tells the entries apart; None leaves `Profile.entries` empty
+        marked: the same model built with SUBJECT_MARK, which tells the entries apart; None leaves `entries` empty
             unless `elf` is marked itself.
         emulator: "unicorn" or "qemu"; by default Unicorn where it has the core.
 
