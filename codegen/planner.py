@@ -54,8 +54,8 @@ def _fit_slots(
                 assert isinstance(reader.op, DepthwiseConv2D)
                 height = int(reader.op.weights.shape[0])
                 slots = height if slots <= height else storage.virtual_rows
-        whole_readers = any(reader.kernel.family in ("average_pool", "copy") for reader in readers)
-        if name in gathered or name == output or whole_readers or slots > storage.virtual_rows:
+        reads_whole = any(reader.reads_whole for reader in readers)
+        if name in gathered or name == output or reads_whole or slots > storage.virtual_rows:
             slots = storage.virtual_rows
         if any(stage.output == name and stage.rows > 1 for stage in stages):
             slots = storage.virtual_rows

@@ -43,6 +43,7 @@ class Stage:
     output: str
     rows: int  # per call
     calls: int
+    reads_whole: bool  # reads its whole input in one call, so that every row needs a slot
 
 
 def stages_of(graph: Graph, target: Target) -> tuple[list[Stage], dict[str, Tensor]]:
@@ -55,12 +56,13 @@ def stages_of(graph: Graph, target: Target) -> tuple[list[Stage], dict[str, Tens
             source = tensors[op.input]
             sums = Tensor(f"{op.output}/sums", (1, 1, source.shape[2]), 1.0, 0)
             tensors[sums.name] = sums
-            stages.append(Stage(f"{op.name}_sum", op, ROW_SUM, (op.input,), sums.name, 0, source.shape[0]))
-            stages.append(Stage(op.name, op, AVERAGE, (sums.name,), op.output, 1, 1))
+            stages.append(Stage(f"{op.name}_sum", op, ROW_SUM, (op.input,), sums.name, 0, source.shape[0], False))
+            stages.append(Stage(op.name, op, AVERAGE, (sums.name,), op.output, 1, 1, True))
             continue
         kernel = _choose(op, graph, target)
         rows = height if kernel.whole_layer(op, graph) else 1
-        stages.append(Stage(op.name, op, kernel, inputs_of(op), op.output, rows, height // rows))
+        whole = kernel.needs(op, graph, target).whole
+        stages.append(Stage(op.name, op, kernel, inputs_of(op), op.output, rows, height // rows, whole))
     return stages, tensors
 
 
