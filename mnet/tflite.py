@@ -218,7 +218,7 @@ class _Importer(Operands):
                     f"its {end} is float32: convert the model with inference_{end}_type = tf.int8 (mnet quantize does)."
                 )
             if tensor.type != "int8":
-                raise self.fail(f"is a {tensor.type} model: quantize it to int8 first (mnet quantize).")
+                raise self.fail(f"this is a {tensor.type} model: quantize it to int8 first (mnet quantize).")
             self.activation(tensor)
         todo = [operator for operator in model.operators if not self.computes_a_shape(operator)]
         for operator in todo:
