@@ -20,3 +20,11 @@ class Call:
     requantization: Requantization | None  # of convolutions and fully connected layers
     arithmetic: Arithmetic | None = None  # the integers of the other ops, where the oracle derives some
     pooled: int = 0  # pixels that the average over whole channels is taken of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a kernel takes, known from its view alone: the planner chooses by it."""
+
+    cycles: int  # of one call on a Cortex-M4, by the timing model of mnet/cycles.py
+    code_bytes: int  # of the function

@@ -1,8 +1,9 @@
 """How one tensor lies in the arena: its layout, the ring of row slots, padding, and the way back to int8.
 
 Values are stored as `quantized - offset`. The wide layouts use offset -128, so that every value is 0..255 and a
-requantiser ends in one USAT #8; padding is then zero_point + 128. The planar layout uses the zero_point, so that
-padding is 0 and the depthwise kernels need no code for edges; for a ReLU tensor (zero_point -128) both are the same.
+requantiser ends in one USAT #8; padding is then zero_point + 128. The layout planar16 uses the zero_point, so that
+padding is 0 and the depthwise kernels need no code for edges; for a ReLU tensor (zero_point -128) both are the same,
+and such a tensor may lie in planar8, in half the bytes.
 Vectors take quantized values as they are: offset 0.
 """
 
@@ -24,6 +25,7 @@ class Layout:
     element_bytes: int
     planar: bool  # [channel][slot][pixel] instead of [slot][pixel][channel]
     offset: int | None  # quantized = stored + offset; None: the zero_point
+    pixel_order: tuple[int, ...] = (0,)  # where each pixel of a group of so many stands in it
 
     @property
     def c_type(self) -> str:
@@ -36,6 +38,9 @@ WIDE16 = Layout("wide16", 2, planar=False, offset=-128)  # int16 [slot][pixel][c
 WIDE8 = Layout("wide8", 1, planar=False, offset=-128)  # uint8 [slot][pixel][channel]: cores without DSP instructions
 BYTES8 = Layout("bytes8", 1, planar=False, offset=0)  # int8 [slot][pixel][channel]: cores with vectors (MVE)
 PLANAR16 = Layout("planar16", 2, planar=True, offset=None)  # int16 [channel][slot][pixel]: input of the DSP depthwise
+# uint8 [channel][slot][pixel], four pixels a word in the order 0, 2, 1, 3: UXTB16 makes a pair of neighbours of it, and
+# UXTB16 with ROR #8 the next one. For tensors whose zero_point is -128.
+PLANAR8 = Layout("planar8", 1, planar=True, offset=-128, pixel_order=(0, 2, 1, 3))
 SUMS32 = Layout("sums32", 4, planar=False, offset=-128)  # int32 [channel]: what pooling adds rows to
 
 
@@ -89,9 +94,11 @@ class Storage:
 
     @property
     def stored_width(self) -> int:
-        """Return the pixels that a row takes, with padding; even in planar layouts (a word holds two)."""
+        """Return the pixels that a row takes, with padding; whole words in planar layouts."""
         width = self.left + self.width + self.right
-        return width + width % 2 if self.layout.planar else width
+        if not self.layout.planar:
+            return width
+        return align4(width * self.layout.element_bytes) // self.layout.element_bytes
 
     @property
     def pixel_bytes(self) -> int:
@@ -144,9 +151,13 @@ class Storage:
     def _index(self, rows: int) -> npt.NDArray[np.int64]:
         """Return [rows, width, channels]: element index, from the start of the first row, of each live value."""
         row = np.arange(rows)[:, None, None] * self.slot_bytes
-        pixel = (self.left + np.arange(self.width))[None, :, None] * self.pixel_bytes
+        group = len(self.layout.pixel_order)
+        pixel = self.left + np.arange(self.width)
+        pixel = pixel // group * group + np.array(self.layout.pixel_order, np.int64)[pixel % group]
         channel = np.arange(self.tensor.shape[2])[None, None, :] * self.channel_bytes
-        return (row + pixel + channel) // self.layout.element_bytes
+        return np.asarray(
+            (row + pixel[None, :, None] * self.pixel_bytes + channel) // self.layout.element_bytes, np.int64
+        )
 
     @property
     def _dtype(self) -> str:

@@ -26,7 +26,7 @@ from codegen.packed import (
 from codegen.requantize import accumulator_range, requantizer
 from mnet.graph import Conv2D, DepthwiseConv2D, Graph, Tensor, output_size
 from mnet.oracle import Rounding, requantize
-from tests.test_kernels_dsp import (
+from tests.kernel_harness import (
     A_BATCH,
     SEEDS,
     Case,

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen.layout import PLANAR16, WIDE8, WIDE16, Layout, Storage
+from codegen.layout import PLANAR8, PLANAR16, WIDE8, WIDE16, Layout, Storage
 from mnet.graph import Tensor
 
 
 @st.composite
 def storages(draw: st.DrawFn) -> Storage:
-    layout: Layout = draw(st.sampled_from((WIDE16, WIDE8, PLANAR16)))
+    layout: Layout = draw(st.sampled_from((WIDE16, WIDE8, PLANAR16, PLANAR8)))
     height, width, channels = (draw(st.integers(1, 9)) for _ in range(3))
     top, bottom = draw(st.integers(0, 2)), draw(st.integers(0, 2))
     left, right = (0, 0) if layout.planar else (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
@@ -52,7 +52,7 @@ def test_a_value_outside_int8_does_not_hide() -> None:
     assert storage.unpack(span, 1).reshape(-1).tolist() == [383, -128]
 
 
-@pytest.mark.parametrize("layout", (WIDE16, WIDE8, PLANAR16))
+@pytest.mark.parametrize("layout", (WIDE16, WIDE8, PLANAR16, PLANAR8))
 def test_padding_stands_for_zero(layout: Layout) -> None:
     storage = Storage(Tensor("t", (1, 1, 1), 0.1, 17), layout, 1, 0, 0, 0, 0, 1)
     assert storage.padding_value + storage.offset == 17
