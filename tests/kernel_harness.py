@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from unicorn import arm_const
 
 import codegen.requantize
-from codegen.call import Call
-from codegen.layout import Layout, Storage, align4
+from codegen.call import Call, Cost
+from codegen.layout import PLANAR8, Layout, Storage, align4
+from codegen.targets import target
+from mnet.counting import Edge
+from mnet.cycles import BlockCosts, apply
 from mnet.fixed_point import quantize_multiplier
 from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Tensor
 from mnet.oracle import Requantization, Rounding
@@ -90,8 +93,14 @@ class Case:
 
 
 def _writable(output: Storage, rows: int) -> bytes:
-    """Return 0xff for each byte of a span that a kernel may write: live pixels of all stored channels."""
-    full = replace(output, tensor=replace(output.tensor, shape=(*output.tensor.shape[:2], output.stored_channels)))
+    """Return 0xff for each byte of a span that a kernel may write: live pixels of all stored channels.
+
+    Of planar bytes whole words: what stands behind the last pixel of a row is read, but meets no weight.
+    """
+    height, width, _ = output.tensor.shape
+    if output.layout is PLANAR8:
+        width = output.stored_width
+    full = replace(output, tensor=replace(output.tensor, shape=(height, width, output.stored_channels)))
     return full.pack(np.zeros((rows, *full.tensor.shape[1:]), np.int8))[1]
 
 
@@ -172,7 +181,9 @@ class Machine:
             for segment in elf.iter_segments("PT_LOAD"):
                 if segment["p_filesz"]:
                     self.uc.mem_write(segment["p_vaddr"], segment.data())
-            self.address = {s.name: s["st_value"] for s in elf.get_section_by_name(".symtab").iter_symbols()}
+            table = list(elf.get_section_by_name(".symtab").iter_symbols())
+        self.address = {symbol.name: symbol["st_value"] for symbol in table}
+        self.code_bytes = {symbol.name: symbol["st_size"] for symbol in table}
         self.uc.mem_write(self.BACK, b"\xfe\xe7")  # b .
         self.saved = [getattr(arm_const, f"UC_ARM_REG_R{i}") for i in range(4, 12)]
         if core == "M4":
@@ -206,6 +217,27 @@ class Machine:
         self.call(name, self.ROWS, self.CONSTANTS)
         case.check(before, bytes(self.uc.mem_read(output, len(before))), self.core)
 
+    def measure(self, case: Case, name: str) -> Cost:
+        """Run a case as `run` does; return what its kernel took, without the entry around it."""
+        counts: dict[tuple[int, int, int], int] = {}
+        before = 0
+
+        def on_block(uc: unicorn.Uc, block: int, size: int, _: object) -> None:
+            nonlocal before
+            counts[before, block, size] = counts.get((before, block, size), 0) + 1
+            before = block
+
+        hook = self.uc.hook_add(unicorn.UC_HOOK_BLOCK, on_block)
+        self.run(case, name)
+        self.uc.hook_del(hook)
+        kernel = name.replace("_call_", "_kernel_")
+        start = self.address[kernel] & ~1
+        inside = range(start, start + self.code_bytes[kernel])
+        edges = [Edge(0, *key, 0, count) for key, count in counts.items() if key[1] in inside]
+        costs = BlockCosts(lambda at, size: bytes(self.uc.mem_read(at, size)), target("cortex-m4").timing)
+        cycles = sum(cost.cycles for cost in apply(edges, costs, lambda _: kernel).values())
+        return Cost(cycles, self.code_bytes[kernel])
+
 
 def run_emulated(cases: Sequence[Case], where: Path, core: str = "M4", flags: Sequence[str] = ("-O2",)) -> None:
     """Compile all cases for a core, run them in Unicorn, compare."""
@@ -213,6 +245,13 @@ def run_emulated(cases: Sequence[Case], where: Path, core: str = "M4", flags: Se
     machine = Machine(where, core, flags)
     for case, name in zip(cases, names, strict=True):
         machine.run(case, name)
+
+
+def measured(cases: Sequence[Case], where: Path) -> list[Cost]:
+    """Compile all cases for a Cortex-M4, run them in Unicorn, compare; return what each call took."""
+    names = write_sources(cases, where)
+    machine = Machine(where)
+    return [machine.measure(case, name) for case, name in zip(cases, names, strict=True)]
 
 
 # ---- cases ----
