@@ -1,7 +1,8 @@
 """The table of kernels: a row says which ops a kernel accepts, how its tensors must lie, and where its C text is.
 
 To add a kernel: a row here, a template in templates/kernels, and a view (what the text depends on) with a packer.
-The first row that accepts an op gets it.
+The first row that accepts an op decides what the op needs of its tensors and how many rows it makes in a call; the
+planner then chooses among the rows that need the same, its variants, and among the layouts that they read and write.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codegen import convolution, convolution_fpu, convolution_mve, depthwise, depthwise_mve, packed, plain
-from codegen.call import Call
+from codegen.call import Call, Cost
 from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
 from codegen.simplify import is_global
 from codegen.targets import Target
@@ -56,7 +57,8 @@ class Kernel:
     family: str
     template: str  # of templates/kernels
     accepts: Callable[[Op, Graph, Target], str | None]  # None, or why not
-    writes: frozenset[str]  # names of layouts
+    reads: frozenset[str]  # names of layouts
+    writes: frozenset[str]
     needs: Callable[[Op, Graph, Target], Needs]
     view: Callable[[Call], Any]
     pack: Callable[[Call, Any, int], tuple[int, ...]]
@@ -64,6 +66,10 @@ class Kernel:
     consumes_rows: bool = False  # one call per input row; the output is complete after the last
     ring_of_window: bool = False  # one pointer: the input is a ring of exactly the window's height, or stored whole
     pointers: Callable[[Call], int] = lambda call: 1  # row pointers for each input
+    can_be_whole: Callable[[Op, Graph], bool] = lambda op, graph: False  # can make all rows in one call
+    makes: Callable[[Call], bool] = lambda call: True  # with these rows a call
+    cost: Callable[[Call, Any], Cost] | None = None  # None: plain C, the last resort
+    one_copy: bool = False  # of the constants, for all phases of a ring: a phase is where the pointer to them points
 
     def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
         """Return the first and last row of input `which` that call `number` reads; rows outside are padding."""
@@ -197,6 +203,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="convolution_mve",
         template="convolution_mve.c.j2",
         accepts=_convolution_mve,
+        reads=frozenset({"bytes8"}),
         writes=frozenset({"bytes8"}),
         needs=_convolution_needs,
         view=convolution_mve.convolution_view,
@@ -207,6 +214,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="depthwise_mve",
         template="depthwise_mve.c.j2",
         accepts=_depthwise_mve,
+        reads=frozenset({"bytes8"}),
         writes=frozenset({"bytes8"}),
         needs=_wide_rows,
         view=depthwise_mve.depthwise_view,
@@ -217,6 +225,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="convolution_fpu",
         template="convolution_fpu.c.j2",
         accepts=_convolution_fpu,
+        reads=frozenset({"wide16"}),
         writes=frozenset({"wide16", "planar16"}),
         needs=_convolution_needs,
         view=convolution_fpu.fpu_view,
@@ -227,6 +236,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="convolution_dsp",
         template="convolution_dsp.c.j2",
         accepts=_convolution_dsp,
+        reads=frozenset({"wide16"}),
         writes=frozenset({"wide16", "planar16"}),
         needs=_convolution_needs,
         view=convolution.convolution_view,
@@ -238,6 +248,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="depthwise_dsp",
         template="depthwise_dsp.c.j2",
         accepts=_depthwise_dsp,
+        reads=frozenset({"planar16"}),
         writes=frozenset({"wide16"}),
         needs=_depthwise_needs,
         view=depthwise.depthwise_view,
@@ -249,6 +260,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="convolution_packed",
         template="convolution_packed.c.j2",
         accepts=_convolution_packed,
+        reads=frozenset({"wide8"}),
         writes=frozenset({"wide8"}),
         needs=_wide_rows,
         view=packed.packed_view,
@@ -259,6 +271,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="convolution",
         template="convolution.c.j2",
         accepts=_only(Conv2D, FullyConnected),
+        reads=_ANY,
         writes=_ANY,
         needs=lambda op, graph, target: (
             _wide_whole(op, graph, target) if isinstance(op, FullyConnected) else _wide_rows(op, graph, target)
@@ -271,6 +284,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="depthwise_block",
         template="depthwise_block.c.j2",
         accepts=_depthwise_block,
+        reads=frozenset({"wide8"}),
         writes=frozenset({"wide8"}),
         needs=_wide_rows,
         view=packed.depthwise_view,
@@ -281,6 +295,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="depthwise",
         template="depthwise.c.j2",
         accepts=_only(DepthwiseConv2D),
+        reads=_ANY,
         writes=_ANY,
         needs=_wide_rows,
         view=plain.depthwise_view,
@@ -291,6 +306,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="add",
         template="add.c.j2",
         accepts=_only(Add),
+        reads=_ANY,
         writes=_ANY,
         needs=_wide_rows,
         view=plain.add_view,
@@ -300,6 +316,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="average_pool",
         template="average_pool.c.j2",
         accepts=_only(AveragePool2D),
+        reads=_ANY,
         writes=_ANY,
         needs=_wide_whole,
         view=plain.pool_view,
@@ -310,6 +327,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="softmax",
         template="softmax.c.j2",
         accepts=_only(Softmax),
+        reads=_ANY,
         writes=_ANY,
         needs=_wide_rows,
         view=plain.softmax_view,
@@ -319,6 +337,7 @@ KERNELS: tuple[Kernel, ...] = (
         family="copy",
         template="copy.c.j2",
         accepts=_only(Pad, Reshape),
+        reads=_ANY,
         writes=_ANY,
         needs=_wide_whole,
         view=plain.copy_view,
@@ -332,6 +351,7 @@ ROW_SUM = Kernel(
     family="row_sum",
     template="row_sum.c.j2",
     accepts=_pools_channels,
+    reads=_ANY,
     writes=frozenset({SUMS32.name}),
     needs=_wide_rows,
     view=plain.row_sum_view,
@@ -342,11 +362,28 @@ AVERAGE = Kernel(
     family="average",
     template="average.c.j2",
     accepts=_pools_channels,
+    reads=frozenset({"sums32"}),
     writes=_ANY,
     needs=lambda op, graph, target: Needs(SUMS32, whole=True),
     view=plain.average_view,
     pack=plain.no_constants,
 )
+
+
+def variants(kernel: Kernel, op: Op, graph: Graph, target: Target) -> Sequence[Kernel]:
+    """Return `kernel` and the others that accept `op`, have a price and need the same of its tensors."""
+    needs = kernel.needs(op, graph, target)
+    return [
+        other
+        for other in candidates(op, graph, target) or [kernel]
+        if other is kernel
+        or (
+            other.cost
+            and kernel.cost
+            and other.needs(op, graph, target) == needs
+            and other.ring_of_window == kernel.ring_of_window
+        )
+    ] or [kernel]
 
 
 def candidates(op: Op, graph: Graph, target: Target) -> Sequence[Kernel]:

@@ -49,13 +49,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Bytes of the arena that hold one tensor, from the step that begins it to the last that reads it, inclusive."""
+    """Bytes of the arena that hold a tensor, or one slot of it, from the step that birth names to death, inclusive.
+
+    A buffer that is free for others between two bursts of rows appears once for each span of its life.
+    """
 
     tensor: str
     offset: int
     size: int
     birth: int
     death: int
+    slot: int | None = None  # None: all of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,7 @@ class Plan:
     target: Target
     oracle: Oracle
     input_mode: str  # const, arena or rows
+    optimize: str  # what it strives for, see codegen.objective
     storage: Mapping[str, Storage]
     ops: tuple[PlannedOp, ...]
     entries: tuple[Entry, ...]
@@ -84,8 +89,17 @@ class Plan:
         return self.rows_bytes + self.state_bytes
 
     def buffer(self, tensor: str) -> Buffer:
-        """Return the buffer of `tensor`."""
+        """Return the first buffer of `tensor`."""
         return next(buffer for buffer in self.buffers if buffer.tensor == tensor)
+
+    def address(self, tensor: str, virtual_row: int) -> int:
+        """Return the byte of the arena where a row of `tensor` begins."""
+        storage = self.storage[tensor]
+        slot = virtual_row % storage.slots
+        for buffer in self.buffers:
+            if buffer.tensor == tensor and buffer.slot in (None, slot):
+                return buffer.offset + (storage.slot_offset(slot) if buffer.slot is None else 0)
+        raise PlanError(f"plan of {self.graph.name}: row {virtual_row} of {tensor} has no place")
 
     @property
     def entry_calls(self) -> tuple[int, ...]:
@@ -110,10 +124,14 @@ class Plan:
                 f"  {op.name:28} {op.kernel.family:16} {f'{height}x{width}x{channels}':>12}  "
                 f"{op.calls:3} calls  {storage.layout.name:8} {ring:10} {storage.buffer_bytes:7,} B"
             )
+        lives: dict[tuple[str, int | None], list[Buffer]] = {}
         for buffer in sorted(self.buffers, key=lambda b: (b.birth, b.offset)):
+            lives.setdefault((buffer.tensor, buffer.slot), []).append(buffer)
+        for (tensor, slot), spans in lives.items():
+            which = "" if slot is None else f", slot {slot}"
             lines.append(
-                f"  arena {buffer.offset:7,} .. {buffer.offset + buffer.size:7,}  "
-                f"steps {buffer.birth:4} .. {buffer.death:4}  {buffer.tensor}"
+                f"  arena {spans[0].offset:7,} .. {spans[0].offset + spans[0].size:7,}  "
+                f"steps {spans[0].birth:4} .. {spans[-1].death:5}, {len(spans):2} spans  {tensor}{which}"
             )
         return "\n".join(lines)
 
@@ -146,63 +164,87 @@ def check_plan(plan: Plan) -> Plan:
             apart_in_time = a.death < b.birth or b.death < a.birth
             if not apart_in_time and a.offset < b.offset + b.size and b.offset < a.offset + a.size:
                 raise PlanError(f"plan of {plan.graph.name}: {a.tensor} and {b.tensor} share bytes")
-    _replay_rows(plan)
+    _Replay(plan).run()
     return plan
 
 
-def _replay_rows(plan: Plan) -> None:
-    """Follow which row (real or padding) each slot holds, and compare with what each call needs."""
-    holds: dict[str, dict[int, int]] = {name: {} for name in plan.storage}  # tensor -> slot -> virtual row
-    buffers = {buffer.tensor: buffer for buffer in plan.buffers}
-    ops = {op.name: op for op in plan.ops}
-    done = [0] * len(plan.entries)
-    calls = dict.fromkeys(ops, 0)
-    taken = 0
-    for step, index in enumerate(plan.schedule):
-        if index == TAKE:
-            storage = plan.storage[plan.graph.input]
-            holds[plan.graph.input][(storage.top + taken) % storage.slots] = storage.top + taken
-            taken += 1
-            continue
-        entry = plan.entries[index]
-        number = done[index]
-        done[index] += 1
-        storage = plan.storage[entry.tensor]
-        if storage.layout is SUMS32 and not entry.op:
-            holds[entry.tensor][0] = 0
-            continue
-        address = plan.row_address[entry.output + number * entry.output_step]
-        slot, rest = divmod(address - buffers[entry.tensor].offset, storage.slot_bytes)
-        if rest or not buffers[entry.tensor].birth <= step <= buffers[entry.tensor].death:
-            raise PlanError(
-                f"plan of {plan.graph.name}, step {step}: {entry.label} writes outside the life of its rows"
-            )
-        if not entry.op:
-            padding = [*range(storage.top), *range(storage.top + storage.height, storage.virtual_rows)]
-            if entry.first_row >= 0:
-                padding = [entry.first_row + number * entry.row_step]
-            elif not storage.whole:
-                padding = padding[: storage.top]
-            for virtual in padding:
-                holds[entry.tensor][virtual % storage.slots] = virtual
-            continue
-        op = ops[entry.op]
-        call = calls[op.name]
-        calls[op.name] += 1
+class _Replay:
+    """Follows which row (real or padding) each slot holds, and compares with what each call needs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.ops = {op.name: op for op in plan.ops}
+        self.holds: dict[str, dict[int, int]] = {name: {} for name in plan.storage}  # slot -> virtual row
+        self.calls = dict.fromkeys(self.ops, 0)
+        self.buffers: dict[str, list[Buffer]] = {name: [] for name in plan.storage}
+        for buffer in plan.buffers:
+            if buffer.tensor in self.buffers:
+                self.buffers[buffer.tensor].append(buffer)
+
+    def fail(self, step: int, what: str) -> None:
+        raise PlanError(f"plan of {self.plan.graph.name}, step {step}: {what}")
+
+    def lives(self, tensor: str, virtual: int, step: int) -> bool:
+        """Return whether some buffer holds this row at this step."""
+        slot = virtual % self.plan.storage[tensor].slots
+        return any(
+            buffer.birth <= step <= buffer.death and buffer.slot in (None, slot) for buffer in self.buffers[tensor]
+        )
+
+    def make(self, tensor: str, virtual: int, step: int, address: int | None = None) -> None:
+        """Note that a row is made, where the tables say."""
+        storage = self.plan.storage[tensor]
+        if not self.lives(tensor, virtual, step):
+            self.fail(step, f"a row of {tensor} is written outside the life of its buffer")
+        if address is not None and address != self.plan.address(tensor, virtual):
+            self.fail(step, f"row {virtual - storage.top} of {tensor} is written elsewhere than in its slot")
+        self.holds[tensor][virtual % storage.slots] = virtual
+
+    def read(self, op: PlannedOp, step: int) -> None:
+        """Check that all rows of the window of the next call are there."""
+        call = self.calls[op.name]
+        self.calls[op.name] += 1
         for which, name in enumerate(op.inputs):
-            source = plan.storage[name]
+            source = self.plan.storage[name]
             first, last = op.kernel.window(op.call, which, call)
             for row in range(max(first, -source.top), min(last, source.height + source.bottom - 1) + 1):
                 virtual = row + source.top
-                if holds[name].get(virtual % source.slots) != virtual:
-                    raise PlanError(
-                        f"plan of {plan.graph.name}, step {step}: {op.name} reads row {row} of {name} too late"
-                    )
-            if name == op.output or not buffers[name].birth <= step <= buffers[name].death:
-                raise PlanError(f"plan of {plan.graph.name}, step {step}: {op.name} reads dead rows of {name}")
-        for row in range(max(entry.rows, 1)):
-            holds[entry.tensor][(slot + row) % storage.slots] = (
-                storage.top + entry.first_row + number * entry.row_step + row
-            )
-    if any(calls[op.name] != op.calls for op in plan.ops):
-        raise PlanError(f"plan of {plan.graph.name}: the schedule ends too early")
+                if self.holds[name].get(virtual % source.slots) != virtual:
+                    self.fail(step, f"{op.name} reads row {row} of {name} too late")
+                if name == op.output or not self.lives(name, virtual, step):
+                    self.fail(step, f"{op.name} reads dead rows of {name}")
+
+    def fill(self, entry: Entry, number: int, step: int) -> None:
+        """Note that padding rows are made: one, or all that lie in memory before the first row."""
+        storage = self.plan.storage[entry.tensor]
+        if storage.layout is SUMS32:
+            rows = [0]
+        elif entry.first_row >= 0:
+            rows = [entry.first_row + number * entry.row_step]
+        else:
+            below = range(storage.top + storage.height, storage.virtual_rows) if storage.whole else ()
+            rows = [*range(storage.top), *below]
+        for virtual in rows:
+            self.make(entry.tensor, virtual, step)
+
+    def run(self) -> None:
+        plan = self.plan
+        done, taken = [0] * len(plan.entries), 0
+        for step, index in enumerate(plan.schedule):
+            if index == TAKE:
+                self.make(plan.graph.input, plan.storage[plan.graph.input].top + taken, step)
+                taken += 1
+                continue
+            entry, number = plan.entries[index], done[index]
+            done[index] += 1
+            if not entry.op:
+                self.fill(entry, number, step)
+                continue
+            self.read(self.ops[entry.op], step)
+            address = plan.row_address[entry.output + number * entry.output_step]
+            first = plan.storage[entry.tensor].top + entry.first_row + number * entry.row_step
+            self.make(entry.tensor, first, step, address)
+            for row in range(1, entry.rows):
+                self.make(entry.tensor, first + row, step)
+        if any(self.calls[op.name] != op.calls for op in plan.ops):
+            raise PlanError(f"plan of {plan.graph.name}: the schedule ends too early")

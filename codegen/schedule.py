@@ -137,3 +137,37 @@ def pull_schedule(
         while run.done[index] < work.calls:
             run.step(index)
     return Schedule(tuple(run.steps), run.slots)
+
+
+def row_lives(
+    works: Sequence[Work], tensors: Mapping[str, Rows], steps: Sequence[Step], whole: Collection[str]
+) -> dict[str, dict[int, tuple[int, int]]]:
+    """Return for each tensor and virtual row the first and the last step in which the row must lie in memory.
+
+    The padding rows of the tensors in `whole` are filled with the rest, before the first row.
+    """
+    lives: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in tensors}
+    done = [0] * len(works)
+
+    def touch(name: str, row: int, number: int) -> None:
+        lives[name][row] = lives[name].get(row, (number, number))[0], number
+
+    for number, step in enumerate(steps):
+        rows = tensors[step.tensor]
+        if step.op == FILL_ALL:
+            end = rows.top + rows.height
+            below = range(end, end + rows.bottom) if step.tensor in whole else ()
+            for row in (*range(max(rows.top, 1)), *below):  # without padding above: sums, or what lies beside row 0
+                touch(step.tensor, row, number)
+        elif step.op == FILL_ROW:
+            touch(step.tensor, step.row, number)
+        else:
+            work = works[step.op]
+            for which, name in enumerate(work.inputs):
+                first, last = work.windows[which][done[step.op]]
+                for row in range(first, last + 1):
+                    touch(name, row, number)
+            for row in range(step.row, step.row + max(work.rows, 1)):
+                touch(step.tensor, row, number)
+            done[step.op] += 1
+    return lives

@@ -46,8 +46,11 @@ class Stage:
     reads_whole: bool  # reads its whole input in one call, so that every row needs a slot
 
 
-def stages_of(graph: Graph, target: Target) -> tuple[list[Stage], dict[str, Tensor]]:
-    """Choose a kernel for each op; return the stages and all tensors, the sums between pooling stages included."""
+def stages_of(graph: Graph, target: Target, whole_layers: bool) -> tuple[list[Stage], dict[str, Tensor]]:
+    """Choose a kernel for each op; return the stages and all tensors, the sums between pooling stages included.
+
+    `whole_layers`: each op that can makes all its rows in one call, not only the small ones.
+    """
     tensors = dict(graph.tensors)
     stages: list[Stage] = []
     for op in graph.ops:
@@ -60,7 +63,8 @@ def stages_of(graph: Graph, target: Target) -> tuple[list[Stage], dict[str, Tens
             stages.append(Stage(op.name, op, AVERAGE, (sums.name,), op.output, 1, 1, True))
             continue
         kernel = _choose(op, graph, target)
-        rows = height if kernel.whole_layer(op, graph) else 1
+        together = kernel.whole_layer(op, graph) or (whole_layers and kernel.can_be_whole(op, graph))
+        rows = height if together else 1
         whole = kernel.needs(op, graph, target).whole
         stages.append(Stage(op.name, op, kernel, inputs_of(op), op.output, rows, height // rows, whole))
     return stages, tensors

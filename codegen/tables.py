@@ -37,6 +37,11 @@ def symbols_of(name: str, stages: Sequence[Stage], calls: Sequence[Call], views:
     return symbols
 
 
+def phases_of(stage: Stage, call: Call) -> list[int]:
+    """Return for each call the slot that holds the top row of its window, where the constants have to know it."""
+    return [_phase(stage, call, number) for number in range(stage.calls)]
+
+
 def _phase(stage: Stage, call: Call, number: int) -> int:
     """Return the slot that holds the top row of the window, where the constants have to know it."""
     source = call.inputs[0]
@@ -50,9 +55,13 @@ class TableWriter:
     """Collects the tables of a plan."""
 
     def __init__(
-        self, name: str, storages: Mapping[str, Storage], addresses: Mapping[str, int], makers: Mapping[str, str]
+        self,
+        name: str,
+        storages: Mapping[str, Storage],
+        addresses: Mapping[str, Sequence[int]],
+        makers: Mapping[str, str],
     ) -> None:
-        self.name, self.storages, self.addresses = name, storages, addresses
+        self.name, self.storages, self.addresses = name, storages, addresses  # of each slot
         self.makers = makers  # tensor -> the stage that makes it, whose name is shorter
         self.entries: list[Entry] = []
         self.row_address: list[int] = []
@@ -60,7 +69,7 @@ class TableWriter:
         self.first: dict[str, int] = {}
         for tensor, storage in storages.items():
             self.first[tensor] = len(self.row_address)
-            self.row_address += [addresses[tensor] + storage.slot_offset(row) for row in range(storage.virtual_rows)]
+            self.row_address += [addresses[tensor][row % storage.slots] for row in range(storage.virtual_rows)]
 
     def fill(self, tensor: str, every: bool) -> int:
         """Add the entry that fills a buffer, or its padding rows below one by one; return its index."""
@@ -82,13 +91,13 @@ class TableWriter:
         output = self.first[tensor] + max(first_row, 0)
         if every:  # address of the buffer itself: slot 0, whichever row lies there
             output = len(self.row_address)
-            self.row_address.append(self.addresses[tensor])
+            self.row_address.append(self.addresses[tensor][0])
         self.entries.append(Entry(label, f"{self.name}_fill", symbol, 0, output, 0, 0, 1, "", tensor, first_row, 1, 0))
         return len(self.entries) - 1
 
     def op(self, stage: Stage, call: Call, view: object, symbol: str) -> list[int]:
         """Add the entries of an op, one for each phase; return the entry of each call."""
-        phases = [_phase(stage, call, number) for number in range(stage.calls)]
+        phases = phases_of(stage, call)
         index_of: dict[int, int] = {}
         for phase, first_call, call_step in _runs(phases):
             words = stage.kernel.pack(call, view, phase)

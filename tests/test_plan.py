@@ -43,7 +43,7 @@ def _overlap(made: Plan) -> Plan:
 
 
 def _early_death(made: Plan) -> Plan:
-    last = max(made.buffers, key=lambda b: b.death - b.birth if b.death < len(made.schedule) else 0)
+    last = max(made.buffers, key=lambda b: b.death - b.birth if b.death < len(made.schedule) else -1)
     return replace(made, buffers=tuple(replace(x, death=x.death - 1) if x is last else x for x in made.buffers))
 
 

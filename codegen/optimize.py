@@ -1,0 +1,125 @@
+"""Layouts and kernels for one arrangement: descend from candidate to candidate while the price falls.
+
+Moves: a tensor changes its layout, and the ops around it take what then is best; an op takes another kernel; all ops
+that can take one function take it, which pays where each alone would not.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from codegen.arrangement import Arrangement
+from codegen.choices import Candidate, Catalogue, Layouts
+from codegen.layout import Layout
+from codegen.objective import Objective
+
+# Of the generated loop, tables and state, which no choice changes much.
+LOOP_CYCLES = 35  # per step
+FIXED_CODE = 900
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A layout for each tensor, a candidate for each stage, and what they take."""
+
+    layouts: Mapping[str, Layout]
+    candidates: tuple[Candidate, ...]
+    cycles: int
+    ram: int  # live bytes of rows
+    flash: int
+    price: float
+
+
+class Optimizer:
+    """Finds the cheapest solution of one arrangement."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        arrangement: Arrangement,
+        allowed: Mapping[str, Sequence[Layout]],
+        objective: Objective,
+        most_ram: float = math.inf,
+    ) -> None:
+        self.catalogue, self.arrangement, self.allowed = catalogue, arrangement, allowed
+        self.objective, self.most_ram = objective, most_ram
+        self.base = LOOP_CYCLES * len(arrangement.schedule.steps)
+        self._users: dict[str, list[int]] = {name: [] for name in allowed}
+        for index, stage in enumerate(catalogue.stages):
+            for name in (*stage.inputs, stage.output):
+                self._users[name].append(index)
+
+    def solution(self, layouts: Layouts, candidates: Sequence[Candidate]) -> Solution:
+        """Return what these choices take."""
+        cycles = self.base + sum(candidate.cycles for candidate in candidates)
+        code = {candidate.function: candidate.code_bytes for candidate in candidates}
+        flash = FIXED_CODE + sum(code.values()) + sum(candidate.constant_bytes for candidate in candidates)
+        ram = self.arrangement.live_bytes(self.catalogue.storages_with(layouts))
+        price = self.objective.price(cycles, ram, flash)
+        if ram > self.most_ram:
+            price += 1e6 + ram  # out of budget: first of all less memory
+        return Solution(dict(layouts), tuple(candidates), cycles, ram, flash, price)
+
+    def _with_layouts(self, old: Solution | None, layouts: Layouts, changed: Sequence[int]) -> Solution | None:
+        """Return a solution in which the `changed` stages take the best candidates for `layouts`."""
+        chosen: list[Candidate | None] = list(old.candidates) if old else [None] * len(self.catalogue.stages)
+        for index in changed:
+            chosen[index] = None
+        for index in changed:
+            options = self.catalogue.candidates(index, layouts)
+            if not options:
+                return None
+            functions = {candidate.function for candidate in chosen if candidate}
+            cycles = old.cycles if old else sum(candidate.cycles for candidate in options) + 1_000_000
+            flash = old.flash if old else 50_000
+
+            def price(
+                option: Candidate,
+                functions: set[tuple[str, object]] = functions,
+                cycles: int = cycles,
+                flash: int = flash,
+            ) -> float:
+                code = 0 if option.function in functions else option.code_bytes
+                return option.cycles / cycles + self.objective.flash * (code + option.constant_bytes) / flash
+
+            chosen[index] = min(options, key=price)
+        return self.solution(layouts, [candidate for candidate in chosen if candidate])
+
+    def _neighbours(self, now: Solution) -> Iterator[Solution | None]:
+        for name, layouts in self.allowed.items():
+            for layout in layouts:
+                if layout is not now.layouts[name]:
+                    yield self._with_layouts(now, {**now.layouts, name: layout}, self._users[name])
+        shared: dict[tuple[str, object], dict[int, Candidate]] = {}
+        for index in range(len(now.candidates)):
+            for option in self.catalogue.candidates(index, now.layouts):
+                shared.setdefault(option.function, {})[index] = option
+                if option is not now.candidates[index]:
+                    yield self._replaced(now, {index: option})
+        for options in shared.values():
+            if len(options) > 1:
+                yield self._replaced(now, options)
+
+    def _replaced(self, now: Solution, options: Mapping[int, Candidate]) -> Solution:
+        return self.solution(now.layouts, [options.get(i, old) for i, old in enumerate(now.candidates)])
+
+    def best(self) -> Solution | None:
+        """Return the cheapest solution found: descents from the usual layouts and from the narrow ones.
+
+        None where no kernel takes a stage's tensors.
+        """
+        found: Solution | None = None
+        for which in (0, -1):
+            now = self._with_layouts(
+                None,
+                {name: layouts[which] for name, layouts in self.allowed.items()},
+                range(len(self.catalogue.stages)),
+            )
+            while now is not None:
+                lower = [other for other in self._neighbours(now) if other and other.price < now.price - 1e-9]
+                if not lower:
+                    break
+                now = min(lower, key=lambda solution: solution.price)
+            if now is not None and (found is None or now.price < found.price):
+                found = now
+        return found
