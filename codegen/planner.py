@@ -21,6 +21,7 @@ from mnet.oracle import Oracle
 
 INPUT_MODES = ("const", "arena", "rows")
 FOREVER = 0xFFFF  # death of a buffer that outlives the schedule
+_ATTEMPTS = 3  # to keep a budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ def plan(
         oracle: whose rounding.
         input_mode: "const" (the caller's image is only read), "arena" (it lies in the arena), "rows" (it is pushed).
         optimize: what to strive for, see `codegen.objective`.
-        ram: bytes that the arena should keep to, if there is such a plan; the caller has to look whether it does.
+        ram: bytes that the arena should keep to; where no plan does, the smallest is returned.
 
     Raises:
         PlanError: an op that no kernel takes, or an unknown objective.
@@ -96,10 +97,18 @@ def plan(
     if not graph.ops:
         raise PlanError(f"{graph.name} has no operator to generate code for")
     goal = objective(optimize)
-    drafts = _drafts(graph, target, oracle, input_mode, goal, math.inf if ram is None else ram)
-    if not drafts:
-        raise PlanError(f"{graph.name}: no kernels for {target.name} fit together")
-    return check_plan(_write(graph, target, oracle, input_mode, goal, drafts[0]))
+    budget = math.inf if ram is None else float(ram)
+    made = None
+    for _ in range(_ATTEMPTS):
+        drafts = _drafts(graph, target, oracle, input_mode, goal, budget)
+        if not drafts:
+            raise PlanError(f"{graph.name}: no kernels for {target.name} fit together")
+        made = check_plan(_write(graph, target, oracle, input_mode, goal, drafts[0]))
+        if ram is None or made.arena_bytes <= ram:
+            break
+        budget -= made.arena_bytes - ram  # the state, and what placement loses
+    assert made is not None
+    return made
 
 
 def _write(graph: Graph, target: Target, oracle: Oracle, input_mode: str, goal: Objective, draft: _Draft) -> Plan:

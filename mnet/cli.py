@@ -78,16 +78,25 @@ def _code_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapped(
-        target: str, name: str | None, oracle: str, input_mode: str, ram: int | None, simplify: bool, **rest: Any
+        target: str,
+        name: str | None,
+        oracle: str,
+        input_mode: str,
+        optimize: str,
+        ram: int | None,
+        simplify: bool,
+        **rest: Any,
     ) -> Any:
         from mnet.pipeline import Options
 
-        return command(options=Options(target, oracle, input_mode, name, simplify, ram), **rest)
+        return command(options=Options(target, oracle, input_mode, name, simplify, ram, optimize), **rest)
 
     for option in (
         click.option("--no-simplify", "simplify", is_flag=True, flag_value=False, default=True,
                      help="Plan the graph as it stands in the file."),
-        click.option("--ram", callback=_bytes, metavar="BYTES", help="Fail if the arena takes more: 12288, 12k."),
+        click.option("--ram", callback=_bytes, metavar="BYTES", help="What the arena may take: 12288, 12k."),
+        click.option("--optimize", default="balanced", show_default=True, metavar="GOAL",
+                     help="balanced, cycles (whatever the memory), ram, or size (flash)."),
         click.option("--input", "input_mode", default="const", show_default=True, metavar="const|arena|rows",
                      help="Where the image is: read-only memory, the arena, or pushed row by row."),
         click.option("--oracle", default="litert", show_default=True, metavar="litert|tflm",

@@ -28,7 +28,8 @@ class Options:
     input_mode: str = "const"
     name: str | None = None  # of the C functions; None = from the file
     simplify: bool = True
-    ram: int | None = None  # bytes that the arena may take; None = as little as the planner finds
+    ram: int | None = None  # bytes that the arena may take
+    optimize: str = "balanced"  # see codegen.objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ def prepare(path: Path, options: Options) -> Prepared:
 
     Raises:
         ModelError: the file is damaged or not supported.
-        PlanError: unknown target, oracle or input mode, or a budget that no plan keeps.
+        PlanError: unknown target, oracle, input mode or objective, or a budget that no plan keeps.
     """
     chosen, whose = target(options.target), oracle(options.oracle)
     if options.input_mode not in INPUT_MODES:
@@ -69,7 +70,7 @@ def prepare(path: Path, options: Options) -> Prepared:
             raise PlanError(f"--name {options.name} is no C identifier: use letters, digits and _, a letter first")
         source = replace(source, name=options.name)
     graph = drop_dead_channels(simplify(source), whose) if options.simplify else source
-    made = plan(graph, chosen, whose, options.input_mode)
+    made = plan(graph, chosen, whose, options.input_mode, options.optimize, options.ram)
     prepared = Prepared(path, source, graph, made, options)
     check_budget(prepared)
     return prepared
@@ -89,11 +90,11 @@ def check_budget(prepared: Prepared) -> None:
     names = " with ".join(makers.get(buffer.tensor, "the input") for buffer in at_peak)
     advice = "Use a smaller alpha or resolution."
     if prepared.options.input_mode != "rows":
-        other = plan(prepared.graph, made.target, made.oracle, "rows").arena_bytes
+        other = plan(prepared.graph, made.target, made.oracle, "rows", "ram").arena_bytes
         if other <= budget:
             advice = f"Try --input rows ({other:,} B)."
     raise PlanError(
-        f"{prepared.path.name} needs {made.arena_bytes:,} B of arena on {made.target.name}, "
+        f"{prepared.path.name} needs at least {made.arena_bytes:,} B of arena on {made.target.name}, "
         f"{made.arena_bytes - budget:,} B more than --ram {budget}: the peak is {names}. {advice}"
     )
 
@@ -106,6 +107,10 @@ def command_of(prepared: Prepared, labels: tuple[str, ...] = ()) -> str:
         parts += ["--oracle", options.oracle]
     if options.input_mode != default.input_mode:
         parts += ["--input", options.input_mode]
+    if options.optimize != default.optimize:
+        parts += ["--optimize", options.optimize]
+    if options.ram is not None:
+        parts += ["--ram", str(options.ram)]
     if options.name is not None:
         parts += ["--name", options.name]
     if not options.simplify:
