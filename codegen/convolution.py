@@ -20,10 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from codegen.call import Call
-from codegen.layout import WIDE16
+from codegen.layout import PLANAR8, PLANAR16, WIDE8, WIDE16
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
+from codegen.stores import Stores, neighbours, single, together
 from mnet.graph import Conv2D, FullyConnected, Graph, Int8Array, Op
 
+OUTPUTS = (WIDE16, WIDE8, PLANAR16, PLANAR8)
 BLOCK = 4  # output channels
 MAX_KERNEL_HEIGHT = 10  # row pointers are kept in s0..s9
 STRAIGHT_PAIRS = 72  # up to here the words of a window are unrolled, for two pixels; about 48 bytes of code each
@@ -32,6 +34,8 @@ SINGLE_PAIRS = 16  # the same for the last pixel of an odd row
 LONE_PAIRS = 64  # and where there is no other pixel
 LARGEST_OFFSET = 4095  # of a load
 WORDS_OF_INPUT = ("r2", "r3", "r4")  # of the pixels that are summed together
+SUMS = (("r6", "r7", "r8", "r9"), ("r10", "r11", "r12", "lr"))  # of each pixel, for each channel
+TRIPLE_SUMS = (("r6", "r7"), ("r8", "r9"), ("r10", "r11"))
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,14 @@ class ConvolutionView:
     output_pixel: int
     output_channel: int
     output_row: int
+    output_bytes: int  # of a value: 2, or 1, where the pixels of a planar row stand in the order 0, 2, 1, 3
     output_offset: int  # subtracted from quantized + 128
     requantization: RequantizationView
 
     @property
     def planar(self) -> bool:
         """Return whether the pixels of a channel are neighbours in the output, not the channels of a pixel."""
-        return self.output_pixel == WIDE16.element_bytes and self.output_channel > WIDE16.element_bytes
+        return self.output_pixel == self.output_bytes
 
     @property
     def group_words(self) -> int:
@@ -162,6 +167,32 @@ class ConvolutionView:
         """Return the bytes from four output channels to the next four."""
         return BLOCK * self.output_channel
 
+    def place(self, pixel: int) -> int:
+        """Return the bytes from the start of an output row to a pixel, without what lies in front of the row."""
+        if self.planar and self.output_bytes == 1:
+            return pixel // 4 * 4 + PLANAR8.pixel_order[pixel % 4]
+        return pixel * self.output_pixel
+
+    def stores(self, pixels: int) -> Stores:
+        """Return how four output channels of one or two pixels, the first one even, come into memory."""
+        return self._stores(SUMS[:pixels], 0)
+
+    @property
+    def triple_stores(self) -> Stores:
+        """Return the same of two output channels of the last three pixels of a row."""
+        return self._stores(TRIPLE_SUMS, self.pixels - 3)
+
+    def _stores(self, sums: tuple[tuple[str, ...], ...], first: int) -> Stores:
+        size, places = self.output_bytes, [self.place(first + i) - self.place(first) for i in range(len(sums))]
+        if not self.planar:
+            return together(neighbours(channels, size, False, places[i]) for i, channels in enumerate(sums))
+        planes = [(pixels, channel * self.output_channel) for channel, pixels in enumerate(zip(*sums, strict=True))]
+        if size == 2:
+            return together(neighbours(pixels, size, True, offset) for pixels, offset in planes)
+        return together(
+            single(pixel, size, offset + places[i]) for pixels, offset in planes for i, pixel in enumerate(pixels)
+        )
+
 
 def _weights(op: Op) -> Int8Array:
     """Return int8 [channels_out, kernel_height, run, channels_in]."""
@@ -194,12 +225,12 @@ def _requantizer(call: Call) -> Requantizer:
 
 
 def convolution_view(call: Call) -> ConvolutionView:
-    """Return what the text depends on. Input wide16; output wide16 or planar16; for several rows a kernel of one row.
+    """Return what the text depends on. Input wide16; any output; for several rows a kernel of one row.
 
     rows[0 .. kernel_height - 1] are the rows of the window, rows[kernel_height] is the first output row.
     """
     op, source, target = call.op, call.inputs[0], call.output
-    assert source.layout is WIDE16 and target.layout.element_bytes == 2 and target.stored_channels % BLOCK == 0
+    assert source.layout is WIDE16 and target.layout in OUTPUTS and target.stored_channels % BLOCK == 0
     height, width, row, columns = 1, 1, (0, 0), 1
     if isinstance(op, FullyConnected):
         assert source.contiguous or (source.height == 1 and source.left == 0)
@@ -231,6 +262,7 @@ def convolution_view(call: Call) -> ConvolutionView:
         output_pixel=target.pixel_bytes,
         output_channel=target.channel_bytes,
         output_row=row[1],
+        output_bytes=target.layout.element_bytes,
         output_offset=target.offset + 128,
         requantization=_requantizer(call).view,
     )

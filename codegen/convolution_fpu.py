@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from codegen.call import Call
-from codegen.convolution import convolution_accepts
+from codegen.convolution import OUTPUTS, convolution_accepts
 from codegen.layout import WIDE16, align4
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
+from codegen.stores import Stores, neighbours, together
 from mnet.graph import Conv2D, Graph, Op
 
 BLOCK = 4  # pixels
@@ -33,6 +34,7 @@ MAX_KERNEL_HEIGHT = 3
 UNROLLED_WORDS = 48  # words of input of a pixel that a round of the loop may have, over its blocks; about 56 bytes each
 LARGEST_OFFSET = 4095  # of a load
 WORDS_OF_INPUT = ("r2", "r3", "r4", "r5")  # of the pixels of a block
+SUMS = (("r6", "r7", "r8", "r9"), ("r10", "r11", "r12", "lr"))  # of each channel, for each pixel
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class FpuView:
     output_first: int
     output_pixel: int
     output_channel: int
+    output_bytes: int  # of a value: 2, or 1, where the pixels of a planar row stand in the order 0, 2, 1, 3
     output_offset: int  # subtracted from quantized + 128
     requantization: RequantizationView
 
@@ -107,7 +110,7 @@ class FpuView:
     @property
     def planar(self) -> bool:
         """Return whether the pixels of a channel are neighbours in the output, not the channels of a pixel."""
-        return self.output_pixel == WIDE16.element_bytes and self.output_channel > WIDE16.element_bytes
+        return self.output_pixel == self.output_bytes
 
     @property
     def assembly(self) -> bool:
@@ -171,6 +174,19 @@ class FpuView:
     def last_register(self) -> int:
         """Return the number of the last FPU register that is used."""
         return max(int(home[1:]) for home in self.homes.values() if home.startswith("s"))
+
+    def stores(self, block: Block) -> Stores:
+        """Return how two output channels of a block come into memory."""
+        channels = [pixels[: block.pixels] for pixels in SUMS]
+        if self.planar:
+            return together(
+                neighbours(pixels, self.output_bytes, True, block.output + i * self.output_channel)
+                for i, pixels in enumerate(channels)
+            )
+        return together(
+            neighbours(pixel, self.output_bytes, False, block.output + i * self.output_pixel)
+            for i, pixel in enumerate(zip(*channels, strict=True))
+        )
 
     def steps(self, block: Block) -> tuple[tuple[Step, ...], ...]:
         """Return, for each kernel row, its words in the order of use."""
@@ -260,13 +276,13 @@ def _requantizer(call: Call) -> Requantizer:
 
 
 def fpu_view(call: Call) -> FpuView:
-    """Return what the text depends on. Input wide16; output wide16 or planar16; one row.
+    """Return what the text depends on. Input wide16; any output; one row.
 
     rows[0 .. kernel_height - 1] are the rows of the window, rows[kernel_height] is the output row.
     """
     op, source, target = call.op, call.inputs[0], call.output
     assert isinstance(op, Conv2D) and call.rows == 1
-    assert source.layout is WIDE16 and target.layout.element_bytes == 2 and target.stored_channels % 2 == 0
+    assert source.layout is WIDE16 and target.layout in OUTPUTS and target.stored_channels % 2 == 0
     first = (source.left - op.padding[2]) * source.pixel_bytes
     assert first >= 0
     return FpuView(
@@ -279,6 +295,7 @@ def fpu_view(call: Call) -> FpuView:
         output_first=target.left * target.pixel_bytes,
         output_pixel=target.pixel_bytes,
         output_channel=target.channel_bytes,
+        output_bytes=target.layout.element_bytes,
         output_offset=target.offset + 128,
         requantization=_requantizer(call).view,
     )
