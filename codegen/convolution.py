@@ -25,6 +25,7 @@ from codegen.requantize import RequantizationView, Requantizer, accumulator_rang
 from codegen.stores import Stores, neighbours, single, together
 from mnet.graph import Conv2D, FullyConnected, Graph, Int8Array, Op
 
+INPUTS = (WIDE16, WIDE8)
 OUTPUTS = (WIDE16, WIDE8, PLANAR16, PLANAR8)
 BLOCK = 4  # output channels
 MAX_KERNEL_HEIGHT = 10  # row pointers are kept in s0..s9
@@ -32,7 +33,9 @@ STRAIGHT_PAIRS = 72  # up to here the words of a window are unrolled, for two pi
 LOOP_PAIRS = 48  # else that many at most, in the body of a loop
 SINGLE_PAIRS = 16  # the same for the last pixel of an odd row
 LONE_PAIRS = 64  # and where there is no other pixel
+WIDENED_WORDS = 16  # of four bytes each, in the body of the loop that widens them
 LARGEST_OFFSET = 4095  # of a load
+SAVED_BYTES = 36  # r4-r11, lr
 WORDS_OF_INPUT = ("r2", "r3", "r4")  # of the pixels that are summed together
 SUMS = (("r6", "r7", "r8", "r9"), ("r10", "r11", "r12", "lr"))  # of each pixel, for each channel
 TRIPLE_SUMS = (("r6", "r7"), ("r8", "r9"), ("r10", "r11"))
@@ -67,6 +70,19 @@ def _loop(pairs: int, most: int) -> Loop:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Words of four bytes, `first` bytes from the first window of a kernel row, that are widened."""
+
+    first: int
+    loop: Loop
+
+    @property
+    def words(self) -> int:
+        """Return how many they are."""
+        return self.loop.pairs * self.loop.count + self.loop.rest
+
+
+@dataclass(frozen=True)
 class ConvolutionView:
     """Everything that the text of a convolution depends on. Distances are in bytes, from the start of a row's slot."""
 
@@ -79,6 +95,7 @@ class ConvolutionView:
     input_first: int  # the first window
     input_pixel: int  # from window to window
     input_row: int
+    input_bytes: int  # of a value: 2, or 1, which are widened on the stack
     output_first: int
     output_pixel: int
     output_channel: int
@@ -144,6 +161,45 @@ class ConvolutionView:
         unrolled = self.columns * (self.kernel_height if self.straight else 1)
         return _loop(self.column_pairs, max((SINGLE_PAIRS if self.pixels > 1 else LONE_PAIRS) // unrolled, 2))
 
+    @property
+    def widens(self) -> bool:
+        """Return whether the input is bytes: some windows at a time are widened, for all output channels."""
+        return self.input_bytes == 1
+
+    @property
+    def window_pixel(self) -> int:
+        """Return the bytes from window to window where the taps are read."""
+        return min(2 * self.input_pixel, 4 * self.pairs) if self.widens else self.input_pixel
+
+    @property
+    def widened_row(self) -> int:
+        """Return the bytes from kernel row to kernel row of widened windows."""
+        pixels = 3 if self.triple else min(self.pixels, 2)
+        return 4 * self.pairs + (pixels - 1) * self.window_pixel
+
+    def runs(self, pixels: int) -> tuple[Run, ...]:
+        """Return the words that make widened windows of so many pixels, of one kernel row."""
+        if self.input_pixel <= 2 * self.pairs:
+            return (Run(0, _loop((2 * self.pairs + (pixels - 1) * self.input_pixel) // 4, WIDENED_WORDS)),)
+        return tuple(Run(i * self.input_pixel, _loop(self.pairs // 2, WIDENED_WORDS)) for i in range(pixels))
+
+    @property
+    def rows_on_stack(self) -> bool:
+        """Return whether the pointers to the rows of the window are on the stack, not in s0.."""
+        return self.widens or (self.kernel_height > 1 and not self.straight)
+
+    @property
+    def frame(self) -> int:
+        """Return the bytes of the stack behind the saved registers."""
+        if self.widens:
+            return self.kernel_height * (4 + self.widened_row)
+        return 4 * self.kernel_height + 4 if self.rows_on_stack else 0
+
+    @property
+    def stack_bytes(self) -> int:
+        """Return the bytes of stack that a call takes."""
+        return SAVED_BYTES + self.frame
+
     def words(self, count: int) -> tuple[int, ...]:
         """Return `count` words of each column of a kernel row."""
         return tuple(column * self.column_pairs + i for column in range(self.columns) for i in range(count))
@@ -151,13 +207,13 @@ class ConvolutionView:
     def steps(self, pixels: int, count: int) -> tuple[Step, ...]:
         """Return `count` words of each column, in an order in which words that pixels share are loaded once."""
         words = list(self.words(count))
-        overlap = self.input_pixel // 4 if self.input_pixel % 4 == 0 else 0
+        overlap = self.window_pixel // 4 if self.window_pixel % 4 == 0 else 0
         steps = []
         while words:
             word, registers, first = words[0], WORDS_OF_INPUT[:pixels], 0
             while word in words:
                 words.remove(word)
-                loads = tuple((registers[i], i * self.input_pixel + 4 * word) for i in range(first, pixels))
+                loads = tuple((registers[i], i * self.window_pixel + 4 * word) for i in range(first, pixels))
                 steps.append(Step(word, loads, registers))
                 registers, first, word = (*registers[1:], registers[0]), pixels - 1, word + overlap
         return tuple(steps)
@@ -225,12 +281,13 @@ def _requantizer(call: Call) -> Requantizer:
 
 
 def convolution_view(call: Call) -> ConvolutionView:
-    """Return what the text depends on. Input wide16; any output; for several rows a kernel of one row.
+    """Return what the text depends on. Input wide16 or wide8; any output; for several rows a kernel of one row.
 
     rows[0 .. kernel_height - 1] are the rows of the window, rows[kernel_height] is the first output row.
     """
     op, source, target = call.op, call.inputs[0], call.output
-    assert source.layout is WIDE16 and target.layout in OUTPUTS and target.stored_channels % BLOCK == 0
+    assert source.layout in INPUTS and target.layout in OUTPUTS and target.stored_channels % BLOCK == 0
+    assert source.layout is not WIDE8 or source.stored_channels % 4 == 0
     height, width, row, columns = 1, 1, (0, 0), 1
     if isinstance(op, FullyConnected):
         assert source.contiguous or (source.height == 1 and source.left == 0)
@@ -258,6 +315,7 @@ def convolution_view(call: Call) -> ConvolutionView:
         input_first=first,
         input_pixel=pixel,
         input_row=row[0],
+        input_bytes=source.layout.element_bytes,
         output_first=target.left * target.pixel_bytes,
         output_pixel=target.pixel_bytes,
         output_channel=target.channel_bytes,
@@ -273,7 +331,8 @@ def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int
 
     For each group of four output channels c..c+3:
         4 words: bias of c; bias of c and 256 * bias of c+1, with the addend of c+1; the same for c+2 and c+3
-        2 words for each pair of taps, rows outermost: lanes of c and c+1, lanes of c+2 and c+3
+        2 words for each pair of taps, rows outermost: lanes of c and c+1, lanes of c+2 and c+3; of an input in bytes
+            the pairs are channels 0, 2 and 1, 3 of each four
         fast: addend of c, multipliers of c and c+1; the same for c+2 and c+3. Other forms: the words of each channel.
     In the runtimes' own steps every bias stands for itself.
     """
@@ -286,6 +345,8 @@ def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int
     pixels = _weights(op).astype(np.int64).reshape(channels, view.kernel_height, -1, source.tensor.shape[2])
     pixels[how.constant] = 0
     pixels = np.pad(pixels, ((0, 0), (0, 0), (0, 0), (0, source.stored_channels - source.tensor.shape[2])))
+    if view.widens:  # UXTB16 makes words of channels 0, 2 and 1, 3
+        pixels = pixels.reshape(-1, 4)[:, (0, 2, 1, 3)]
     taps = pixels.reshape(channels, view.kernel_height, -1)
     stored[:channels, :, : taps.shape[2]] = taps
 

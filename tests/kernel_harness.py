@@ -286,16 +286,19 @@ def storage(
 def filled(store: Storage, values: np.ndarray, first_row: int, rows: int, rng: np.random.Generator) -> bytes:
     """Return the buffer with `rows` virtual rows from `first_row` in it; what no kernel may read is noise."""
     height, width, channels = store.tensor.shape
-    buffer = rng.integers(0, 256, store.buffer_bytes).astype(np.uint8).view("<i2")
     size = store.layout.element_bytes
+    buffer = rng.integers(0, 256, store.buffer_bytes).astype(np.uint8).view({1: "u1", 2: "<i2"}[size])
+    order = np.array(store.layout.pixel_order)
     wide = store.left + width + store.right
     for virtual in range(first_row, first_row + rows):
         row = virtual - store.top
         stored = np.full((wide, channels), store.padding_value, np.int64)
         if 0 <= row < height:
             stored[store.left : store.left + width] = values[row].astype(np.int64) - store.offset
-        pixel = np.arange(wide)[:, None] * store.pixel_bytes
-        index = (store.slot_offset(virtual) + pixel + np.arange(channels)[None, :] * store.channel_bytes) // size
+        pixel = np.arange(wide)
+        pixel = pixel // len(order) * len(order) + order[pixel % len(order)]
+        place = store.slot_offset(virtual) + pixel[:, None] * store.pixel_bytes
+        index = (place + np.arange(channels)[None, :] * store.channel_bytes) // size
         buffer[index] = stored
     return buffer.tobytes()
 

@@ -1,10 +1,10 @@
-"""Convolutions for DSP cores over every layout of their output, and every width of a row."""
+"""Convolutions for DSP cores over every layout of their tensors, and every width of a row."""
 
 from pathlib import Path
 
 import numpy as np
 
-from mnet.graph import Conv2D
+from mnet.graph import Conv2D, FullyConnected
 from mnet.oracle import Rounding
 from tests.kernel_harness import Case, needs_arm, needs_gcc, run_emulated, run_on_host
 from tests.test_kernels_dsp import convolution_case
@@ -26,6 +26,41 @@ def cases() -> list[Case]:
                     choice |= {"kernel": (3, 3), "size": (5, width), "padding": (1, 1, 1, 1)}
                     made.append(convolution_case(rng, **choice, fpu=fpu))
     return made
+
+
+def bytes_in() -> list[Case]:
+    """Return inputs in bytes: windows that overlap, touch or lie apart, loops in the words that are widened."""
+    rng = np.random.default_rng(3)
+    base = {"input_bytes": 1, "stride": (1, 1), "padding": (0, 0, 0, 0), **SOLVABLE, "deviation": 8}
+    made = [
+        convolution_case(rng, **{**base, "kernel": kernel, "channels": channels, "stride": (1, step), "size": size})
+        for kernel in ((1, 1), (3, 3), (2, 1), (1, 2), (10, 4))
+        for channels in (4, 12, 64)
+        for step in (1, 2, 3)
+        for size in ((10, 7), (11, 8))
+    ]
+    for choice in (
+        {"kernel": (1, 1), "channels": 1024, "size": (2, 5)},
+        {"kernel": (3, 3), "channels": 172, "size": (3, 7)},
+        {"kernel": (3, 3), "channels": 512, "size": (3, 5)},
+        {"kind": FullyConnected, "channels": 2048, "size": (1, 1)},
+        {"kind": FullyConnected, "channels": 32, "size": (4, 5)},
+        {"kind": FullyConnected, "channels": 4, "size": (1, 1)},
+    ):
+        made.append(convolution_case(rng, **{**base, **choice}))
+    return made
+
+
+@needs_gcc
+def test_c_bodies_read_bytes(tmp_path: Path) -> None:
+    run_on_host(bytes_in(), tmp_path)
+
+
+@needs_arm
+def test_assembly_reads_bytes(tmp_path: Path) -> None:
+    some = bytes_in()
+    assert all(case.view.assembly for case in some)
+    run_emulated(some, tmp_path)
 
 
 @needs_gcc

@@ -95,12 +95,13 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
             output_size(width, kernel[1], stride[1], 1, padding[2], padding[3]),
             outputs,
         )
-    stored = draw("stored_channels", channels, align4(channels))
+    input_bytes = 2 if fpu else draw("input_bytes", 1, 2)
+    stored = align4(channels) if input_bytes == 1 else draw("stored_channels", channels, align4(channels))
     odd = kernel[1] * stored % 2
     extra = int(draw("more_padding", 0, 0, 1)) if kind is Conv2D else 0
     source = storage(
         source_tensor,
-        WIDE16,
+        WIDE8 if input_bytes == 1 else WIDE16,
         (padding[0], padding[1], padding[2] + extra, padding[3] + extra),
         stored_channels=stored,
         slack_bytes=2 * odd if kind is Conv2D else 0,
