@@ -1,61 +1,32 @@
 """Depthwise 3x3 for cores with DSP instructions: what the text of `depthwise_dsp` depends on, and its constants.
 
-The input is planar and centred: a word holds two neighbouring pixels of a channel, padding is 0. A kernel row
-(w0, w1, w2) is packed twice, as P = (w0, w1) and Q = (w1, w2), so that each word is used as it is loaded; for stride 1:
-
-    out[2k - 1] += low * w2;  out[2k] += (low, high) . Q;  out[2k + 1] += (low, high) . P;  out[2k + 2] += high * w0
-
-`_words` makes that plan for any width, padding and stride: which products a word takes part in, in which of three
-accumulators, and when finished outputs leave. What would meet padding columns is not emitted.
+The input is planar and centred: padding is 0. How the pixels of a row meet the weights is in codegen/depthwise_row.py.
 
 The three rows of a window are reached through one pointer. They lie one behind the other in a tensor that is stored
 whole; in a ring of three slots they lie in any rotation, and the kernel rows are rotated with them: `depthwise_pack`.
+
+One call makes one row, or all rows of a tensor that is stored whole. Small maps are written out row by row; larger
+ones loop over the rows that do not touch padding.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from codegen.call import Call
-from codegen.layout import PLANAR16, WIDE16, Storage
+from codegen.depthwise_row import Quad, Word, row_quads, row_words
+from codegen.layout import PLANAR8, PLANAR16, WIDE8, WIDE16, Storage, align4
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
+from mnet.fixed_point import Int64Array
 from mnet.graph import DepthwiseConv2D, Graph, Op
 
-ACCUMULATORS = ("r10", "r11", "r12")
-ROW_WORDS = ("r7", "r8", "r9")  # the loaded words of the three rows
 LARGEST_OFFSET = 4095  # of a load or a store
 MAX_STRAIGHT_WORDS = 96  # words of all the rows of a channel that are unrolled; about 100 bytes of code each
+STRAIGHT_PIXELS = 64  # maps up to this size are written out row by row
+ROUND_WORDS = 6  # a round of the loop over rows takes as many rows as give so many words
 PAIRED_OUTPUTS = 24  # up to here two channels are unrolled, to share the loop
 FEW_OUTPUTS = 8  # and up to here four
-
-
-@dataclass(frozen=True)
-class Product:
-    """A word times a kernel row, summed in one accumulator: once for each row of the window."""
-
-    accumulator: str
-    first: bool  # starts the sum, from the bias
-    instruction: str
-    weights: str  # P or Q
-
-
-@dataclass(frozen=True)
-class Leave:
-    """A finished output."""
-
-    accumulator: str
-    pixel: int
-
-
-@dataclass(frozen=True)
-class Word:
-    """What one word of a row does: products that finish outputs, outputs that leave, products that start others."""
-
-    offset: int  # bytes in the row
-    finish: tuple[Product, ...]
-    leave: tuple[Leave, ...]
-    scratch: str  # a register that is free while outputs leave
-    start: tuple[Product, ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +34,27 @@ class Line:
     """One output row: (row of the window, bytes from the pointer) of the input rows that are not padding."""
 
     taps: tuple[tuple[int, int], ...]
+    output: int  # bytes from the output pointer
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines that are written out. With several rounds they are a loop, and each round moves both pointers."""
+
+    lines: tuple[Line, ...]
+    rounds: int = 1
+    input_step: int = 0  # bytes
+    output_step: int = 0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the C body has to know where rows are looped over."""
+
+    rows: int  # of the output
+    height: int  # of the input
+    top: int  # padding rows
+    slot: int  # bytes from row to row
 
 
 @dataclass(frozen=True)
@@ -74,32 +66,63 @@ class DepthwiseView:
     left: int  # padding columns, which are not stored
     stride: int
     outputs: int  # pixels of a row
-    lines: tuple[Line, ...]
+    blocks: tuple[Block, ...]
+    layer: Layer | None  # None: one block of one round
+    input_bytes: int  # of a pixel: 2 in planar16, 1 in planar8
     input_channel: int
+    output_bytes: int  # of a value: 2 in wide16, 1 in wide8
     output_first: int
     output_pixel: int
     output_row: int
+    constants: Literal["pairs", "bytes", "phases"]  # of depthwise_pack
     requantization: RequantizationView
 
     @property
+    def lines(self) -> tuple[Line, ...]:
+        """Return the output rows that are written out."""
+        return tuple(line for block in self.blocks for line in block.lines)
+
+    @property
+    def rows(self) -> int:
+        """Return the output rows of a call."""
+        return sum(block.rounds * len(block.lines) for block in self.blocks)
+
+    @property
     def words(self) -> tuple[Word, ...]:
-        """Return the plan of one row."""
-        return _words(self.width, self.left, self.stride, self.outputs)
+        """Return the plan of one row, by words of two pixels; none where there are quads."""
+        if self.quads:
+            return ()
+        return row_words(self.width, self.left, self.stride, self.outputs, self.input_bytes == 1)
+
+    @property
+    def quads(self) -> tuple[Quad, ...]:
+        """Return the plan of one row by words of four pixels, where that is cheaper."""
+        return row_quads(self.width, self.left, self.outputs) if (self.input_bytes, self.stride) == (1, 2) else ()
+
+    @property
+    def advance(self) -> tuple[int, int]:
+        """Return by how much the loops over rows move the pointers to input and output."""
+        return (
+            sum(block.rounds * block.input_step for block in self.blocks),
+            sum(block.rounds * block.output_step for block in self.blocks),
+        )
 
     @property
     def channel_words(self) -> int:
         """Return the constants of a channel."""
-        return 7 + self.requantization.words
+        return {"pairs": 7, "bytes": 4, "phases": 6}[self.constants] + self.requantization.words
 
     @property
     def _reach(self) -> int:
-        return max(offset for line in self.lines for _, offset in line.taps) + 2 * self.width
+        return max(offset for line in self.lines for _, offset in line.taps) + align4(self.input_bytes * self.width)
 
     @property
     def unroll(self) -> int:
         """Return the channels of one round of the channel loop."""
-        outputs = len(self.lines) * self.outputs
+        outputs = self.rows * self.outputs
         most = 4 if outputs <= FEW_OUTPUTS else 2 if outputs <= PAIRED_OUTPUTS else 1
+        if self.layer:  # a loop over rows moves the pointers
+            most = 1
         return next(
             count
             for count in (4, 2, 1)
@@ -116,49 +139,6 @@ class DepthwiseView:
             and self._reach <= LARGEST_OFFSET
             and len(self.lines) * self.width <= 2 * MAX_STRAIGHT_WORDS
         )
-
-
-_BOTH = {0: ("smlad", "P"), 1: ("smlad", "Q"), 2: ("smlabt", "Q"), -1: ("smlatb", "P")}
-_LOW_ONLY = {0: ("smlabb", "P"), 1: ("smlabb", "Q"), 2: ("smlabt", "Q")}
-
-
-def _words(width: int, left: int, stride: int, outputs: int) -> tuple[Word, ...]:
-    """Return the plan of a row: column x * stride - left + j of the input meets weight j of output x."""
-    count = (width + 1) // 2
-
-    def products(word: int) -> dict[int, tuple[str, str]]:
-        """Return the instruction and the weights for each output that `word` takes part in."""
-        table = _BOTH if 2 * word + 1 < width else _LOW_ONLY
-        taps = {x: 2 * word - (x * stride - left) for x in range(outputs)}  # which weight meets the lower lane
-        return {x: table[tap] for x, tap in taps.items() if tap in table}
-
-    plans = [products(word) for word in range(count)]
-    last = {x: word for word, plan in enumerate(plans) for x in plan}
-    free, register, finished = list(ACCUMULATORS), dict[int, str](), list[int]()
-    words = []
-
-    def product(x: int, instruction: str, weights: str) -> Product:
-        first = x not in register
-        if first:
-            register[x] = free.pop(0)
-        return Product(register[x], first, instruction, weights)
-
-    for word, plan in enumerate(plans):
-        finish = tuple(product(x, *plan[x]) for x in plan if last[x] == word)
-        finished += [x for x in plan if last[x] == word]
-        others = [x for x in plan if last[x] != word]
-        leave: tuple[Leave, ...] = ()
-        scratch = free[0] if free else ROW_WORDS[0]
-        crowded = len(free) <= sum(x not in register for x in others)  # a register must stay free, as scratch
-        if finished and (len(finished) >= 2 or crowded or word == count - 1):
-            assert free or not others  # the loaded words are still needed where outputs go on
-            leave = tuple(Leave(register[x], x) for x in finished)
-            free = sorted([*free, *(register[x] for x in finished)])
-            finished = []
-        start = tuple(product(x, *plan[x]) for x in others)
-        words.append(Word(4 * word, finish, leave, scratch, start))
-    assert sorted(leaving.pixel for word in words for leaving in word.leave) == list(range(outputs))
-    return tuple(words)
 
 
 def depthwise_accepts(op: Op, graph: Graph) -> str | None:
@@ -184,54 +164,93 @@ def _requantizer(call: Call) -> Requantizer:
     return requantizer(call.requantization, *accumulator_range(call))
 
 
-def _lines(call: Call, source: Storage) -> tuple[Line, ...]:
+def _blocks(call: Call, source: Storage, target: Storage) -> tuple[Block, ...]:
+    """Return the output rows of a call: written out, or with a loop over those that do not touch padding."""
     op = call.op
     assert isinstance(op, DepthwiseConv2D)
+    slot, row = source.slot_bytes, target.slot_bytes
     if call.rows == 1:
-        return (Line(tuple((i, i * source.slot_bytes) for i in range(3))),)
-    return tuple(
-        Line(
-            tuple((i, row * source.slot_bytes) for i, row in enumerate(range(top, top + 3)) if 0 <= row < source.height)
-        )
-        for top in range(-op.padding[0], call.rows * op.stride[0] - op.padding[0], op.stride[0])
+        return (Block((Line(tuple((i, i * slot) for i in range(3)), 0),)),)
+
+    def line(number: int, first: int = 0) -> Line:
+        """Return output row `number`, seen from pointers that stand at output row `first`."""
+        top = number * op.stride[0] - op.padding[0]
+        moved = first * op.stride[0]
+        taps = ((i, (top + i - moved) * slot) for i in range(3) if 0 <= top + i < source.height)
+        return Line(tuple(taps), (number - first) * row)
+
+    if max(source.height * source.width, call.rows * target.width) <= STRAIGHT_PIXELS:
+        return (Block(tuple(map(line, range(call.rows)))),)
+    inner = [number for number in range(call.rows) if len(line(number).taps) == 3]
+    each = -(-2 * ROUND_WORDS // (source.width + 1))
+    rounds = len(inner) // each
+    if rounds < 2:
+        return (Block(tuple(map(line, range(call.rows)))),)
+    first = inner[0] + len(inner) % each  # what does not fill a round comes before the loop
+    after = rounds * each
+    return (
+        Block(tuple(map(line, range(first)))),
+        Block(tuple(map(line, range(first, first + each))), rounds, each * op.stride[0] * slot, each * row),
+        Block(tuple(line(number, after) for number in range(first + after, call.rows))),
     )
 
 
-def depthwise_view(call: Call) -> DepthwiseView:
-    """Return what the text depends on. Input planar16, output wide16.
+def depthwise_view(call: Call, compact: bool = False) -> DepthwiseView:
+    """Return what the text depends on. Input planar16 or planar8, output wide16 or wide8.
 
     rows[0] is, for one output row, the first slot of a ring of three, or the top row of the window in a tensor stored
     whole, padding rows included; for several output rows it is row 0 of the tensor. rows[1] is the first output row.
+
+    `compact`: a third of the constants, for some more cycles per channel and call.
     """
     op, source, target = call.op, call.inputs[0], call.output
-    assert isinstance(op, DepthwiseConv2D) and source.layout is PLANAR16 and target.layout is WIDE16
+    assert isinstance(op, DepthwiseConv2D)
+    assert source.layout in (PLANAR16, PLANAR8) and target.layout in (WIDE16, WIDE8)
     assert source.slots == 3 or source.whole
     # An odd channel gets a partner where memory has one, so that the loop can take two at a time.
     channels = source.tensor.shape[2]
     channels += channels % 2 and min(source.stored_channels, target.stored_channels) > channels
+    blocks = _blocks(call, source, target)
+    ring = call.rows == 1 and source.slots == 3
     return DepthwiseView(
         channels=channels,
         width=source.width,
         left=op.padding[2],
         stride=op.stride[1],
         outputs=target.width,
-        lines=_lines(call, source),
+        blocks=blocks,
+        layer=Layer(call.rows, source.height, op.padding[0], source.slot_bytes) if len(blocks) > 1 else None,
+        input_bytes=source.layout.element_bytes,
         input_channel=source.channel_bytes,
+        output_bytes=target.layout.element_bytes,
         output_first=target.left * target.pixel_bytes,
         output_pixel=target.pixel_bytes,
         output_row=target.slot_bytes,
+        constants="pairs" if not compact else "phases" if ring else "bytes",
         requantization=_requantizer(call).view,
     )
+
+
+def _pairs(weights: Int64Array, words: Int64Array) -> None:
+    """Write P of three kernel rows, then Q of them, as pairs of 16 bits."""
+    for row in range(3):
+        words[:, row] = (weights[row, 0] & 0xFFFF) | (weights[row, 1] & 0xFFFF) << 16
+        words[:, 3 + row] = (weights[row, 1] & 0xFFFF) | (weights[row, 2] & 0xFFFF) << 16
 
 
 def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ...]:
     """Return the constants in the order in which the kernel reads them, for each channel:
 
-        6 words: P of the rows in slots 0, 1, 2 of the input, then Q of them; times 256 in the form fast
-        the words of the requantisation, then the bias, in the form fast times 256 and with the addend
+        pairs   P of the rows in slots 0, 1, 2 of the input, then Q of them; times 256 in the form fast
+        bytes   a word for each kernel row, w0 w1 w1 w2: bytes 0 and 2 are P, bytes 1 and 3 are Q
+        phases  the same of rows 2 1 0 2 1: for phase p, those that meet slots 2, 1, 0 begin at word p
+        then    the words of the requantisation, then the bias, in the form fast times 256 and with the addend
 
     `phase` is the slot of the ring that holds the top row of the window: that slot meets kernel row 0. It is 0 unless
     the input is a ring of three slots.
+
+    In the form phases, three words before the first channel say how far its requantisation is from its kernel rows.
+    The constants of phase p are those of phase 0 without the first p words: one array serves all three.
     """
     op, source = call.op, call.inputs[0]
     assert isinstance(op, DepthwiseConv2D) and (phase == 0 or (call.rows == 1 and source.slots == 3))
@@ -240,14 +259,20 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
     weights[:, :, how.constant] = 0
     # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
     bias = how.bias(op.bias - (source.tensor.zero_point - source.offset) * weights.sum((0, 1)))
-    if view.requantization.form == "fast":
-        weights, bias = 256 * weights, 256 * bias + how.delta
+    fast = view.requantization.form == "fast"
+    if fast:
+        bias = 256 * bias + how.delta
 
-    weights = np.roll(weights, phase, axis=0)  # slot (phase + i) % 3 holds row i of the window
     words = np.zeros((view.channels, view.channel_words), np.int64)
-    for slot in range(3):
-        words[:live, slot] = (weights[slot, 0] & 0xFFFF) | (weights[slot, 1] & 0xFFFF) << 16
-        words[:live, 3 + slot] = (weights[slot, 1] & 0xFFFF) | (weights[slot, 2] & 0xFFFF) << 16
-    words[:live, 6:-1] = how.words
     words[:live, -1] = bias
-    return tuple(int(word) & 0xFFFFFFFF for word in words.ravel())
+    words[:live, -1 - view.requantization.words : -1] = how.words
+    if view.constants == "pairs":
+        # slot (phase + i) % 3 holds row i of the window
+        _pairs(np.roll(weights, phase, axis=0) * (256 if fast else 1), words[:live])
+        return tuple(int(word) & 0xFFFFFFFF for word in words.ravel())
+    count = 5 if view.constants == "phases" else 3
+    for place in range(count):
+        row = weights[place if count == 3 else (2 - place) % 3] & 0xFF
+        words[:live, place] = row[0] | row[1] << 8 | row[1] << 16 | row[2] << 24
+    before = [4 * (count - i) for i in range(3)] if view.constants == "phases" else []
+    return tuple(int(word) & 0xFFFFFFFF for word in [*before, *words.ravel()][phase:])
