@@ -29,16 +29,28 @@ INPUTS = (WIDE16, WIDE8)
 OUTPUTS = (WIDE16, WIDE8, PLANAR16, PLANAR8)
 BLOCK = 4  # output channels
 MAX_KERNEL_HEIGHT = 10  # row pointers are kept in s0..s9
-STRAIGHT_PAIRS = 72  # up to here the words of a window are unrolled, for two pixels; about 48 bytes of code each
-LOOP_PAIRS = 48  # else that many at most, in the body of a loop
-SINGLE_PAIRS = 16  # the same for the last pixel of an odd row
-LONE_PAIRS = 64  # and where there is no other pixel
 WIDENED_WORDS = 16  # of four bytes each, in the body of the loop that widens them
 LARGEST_OFFSET = 4095  # of a load
 SAVED_BYTES = 36  # r4-r11, lr
 WORDS_OF_INPUT = ("r2", "r3", "r4")  # of the pixels that are summed together
 SUMS = (("r6", "r7", "r8", "r9"), ("r10", "r11", "r12", "lr"))  # of each pixel, for each channel
 TRIPLE_SUMS = (("r6", "r7"), ("r8", "r9"), ("r10", "r11"))
+
+
+@dataclass(frozen=True)
+class Unrolling:
+    """How many words of two taps the text spells out, about 48 bytes of code each: cycles against code."""
+
+    straight: int  # windows of up to so many words have no loop, for two pixels
+    loop: int  # else so many at most are in the body of a loop
+    single: int  # the same for the last pixel of an odd row
+    lone: int  # and where there is no other pixel
+    triple: bool  # the last three pixels of an odd row go together, in a text of their own
+
+
+FAST = Unrolling(straight=72, loop=48, single=16, lone=64, triple=True)
+COMPACT = Unrolling(straight=24, loop=24, single=8, lone=24, triple=False)  # 3 % more cycles, 6 % where rows are odd
+SMALL = Unrolling(straight=8, loop=8, single=4, lone=8, triple=False)  # 7 to 10 %
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ class ConvolutionView:
     output_bytes: int  # of a value: 2, or 1, where the pixels of a planar row stand in the order 0, 2, 1, 3
     output_offset: int  # subtracted from quantized + 128
     requantization: RequantizationView
+    unrolling: Unrolling
 
     @property
     def planar(self) -> bool:
@@ -126,12 +139,12 @@ class ConvolutionView:
     @property
     def straight(self) -> bool:
         """Return whether the taps of two pixels are unrolled; else rows are a loop, their pointers on the stack."""
-        return self.kernel_height * self.pairs <= STRAIGHT_PAIRS
+        return self.kernel_height * self.pairs <= self.unrolling.straight
 
     @property
     def triple(self) -> bool:
         """Return whether the last three pixels of a row go together, two channels at a time."""
-        return self.pixels % 2 == 1 and self.pixels > 1 and self.straight
+        return self.pixels % 2 == 1 and self.pixels > 1 and self.straight and self.unrolling.triple
 
     @property
     def double_pixels(self) -> int:
@@ -146,12 +159,18 @@ class ConvolutionView:
     @property
     def loop(self) -> Loop:
         """Return how a kernel row is read for two pixels."""
-        return Loop(self.column_pairs, 1, 0) if self.straight else _loop(self.column_pairs, LOOP_PAIRS // self.columns)
+        if self.straight:
+            return Loop(self.column_pairs, 1, 0)
+        return _loop(self.column_pairs, max(self.unrolling.loop // self.columns, 1))
 
     @property
     def single_straight(self) -> bool:
         """Return whether the taps of a single pixel are unrolled."""
-        return self.kernel_height * self.pairs <= (SINGLE_PAIRS if self.pixels > 1 else LONE_PAIRS)
+        return self.kernel_height * self.pairs <= self._single_words
+
+    @property
+    def _single_words(self) -> int:
+        return self.unrolling.single if self.pixels > 1 else self.unrolling.lone
 
     @property
     def single_loop(self) -> Loop:
@@ -159,7 +178,7 @@ class ConvolutionView:
         if self.single_straight:
             return Loop(self.column_pairs, 1, 0)
         unrolled = self.columns * (self.kernel_height if self.straight else 1)
-        return _loop(self.column_pairs, max((SINGLE_PAIRS if self.pixels > 1 else LONE_PAIRS) // unrolled, 2))
+        return _loop(self.column_pairs, max(self._single_words // unrolled, 2))
 
     @property
     def widens(self) -> bool:
@@ -280,7 +299,7 @@ def _requantizer(call: Call) -> Requantizer:
     return requantizer(call.requantization, *accumulator_range(call))
 
 
-def convolution_view(call: Call) -> ConvolutionView:
+def convolution_view(call: Call, unrolling: Unrolling = FAST) -> ConvolutionView:
     """Return what the text depends on. Input wide16 or wide8; any output; for several rows a kernel of one row.
 
     rows[0 .. kernel_height - 1] are the rows of the window, rows[kernel_height] is the first output row.
@@ -323,6 +342,7 @@ def convolution_view(call: Call) -> ConvolutionView:
         output_bytes=target.layout.element_bytes,
         output_offset=target.offset + 128,
         requantization=_requantizer(call).view,
+        unrolling=unrolling,
     )
 
 

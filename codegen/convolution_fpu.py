@@ -31,7 +31,10 @@ FREE_REGISTERS = 16  # those that a function need not restore
 WIDE_WORDS = 28  # weights of two channels; behind them the output pointer and the distances of three rows
 SHARED_WORDS = 22  # behind them at most 8 constants and two pointers
 MAX_KERNEL_HEIGHT = 3
-UNROLLED_WORDS = 48  # words of input of a pixel that a round of the loop may have, over its blocks; about 56 bytes each
+# Words of input of a pixel that a round of the loop may have, over its blocks; about 56 bytes of code each.
+UNROLLED_WORDS = 48
+COMPACT_WORDS = 12  # 2 to 3 % more cycles
+SMALL_WORDS = 1  # one block: up to 10 %
 LARGEST_OFFSET = 4095  # of a load
 WORDS_OF_INPUT = ("r2", "r3", "r4", "r5")  # of the pixels of a block
 SUMS = (("r6", "r7", "r8", "r9"), ("r10", "r11", "r12", "lr"))  # of each channel, for each pixel
@@ -72,6 +75,7 @@ class FpuView:
     output_bytes: int  # of a value: 2, or 1, where the pixels of a planar row stand in the order 0, 2, 1, 3
     output_offset: int  # subtracted from quantized + 128
     requantization: RequantizationView
+    unrolled_words: int
 
     @property
     def wide(self) -> bool:
@@ -123,7 +127,7 @@ class FpuView:
         full = self.pixels // BLOCK
         words = self.kernel_height * ((self.taps + 1) // 2)
         reach = BLOCK * self.input_pixel
-        most = max(1, min(UNROLLED_WORDS // words, (LARGEST_OFFSET - 2 * self.taps - 4) // reach - 1))
+        most = max(1, min(self.unrolled_words // words, (LARGEST_OFFSET - 2 * self.taps - 4) // reach - 1))
         return next(rounds for rounds in range(1, full + 2) if full % rounds == 0 and full // rounds <= most)
 
     @property
@@ -275,7 +279,7 @@ def _requantizer(call: Call) -> Requantizer:
     return requantizer(call.requantization, *accumulator_range(call))
 
 
-def fpu_view(call: Call) -> FpuView:
+def fpu_view(call: Call, unrolled_words: int = UNROLLED_WORDS) -> FpuView:
     """Return what the text depends on. Input wide16; any output; one row.
 
     rows[0 .. kernel_height - 1] are the rows of the window, rows[kernel_height] is the output row.
@@ -298,6 +302,7 @@ def fpu_view(call: Call) -> FpuView:
         output_bytes=target.layout.element_bytes,
         output_offset=target.offset + 128,
         requantization=_requantizer(call).view,
+        unrolled_words=unrolled_words,
     )
 
 

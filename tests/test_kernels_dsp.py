@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 
 from codegen.call import Call
-from codegen.convolution import convolution_accepts, convolution_pack, convolution_view
-from codegen.convolution_fpu import fits, fpu_accepts, fpu_pack, fpu_view
+from codegen.convolution import COMPACT, FAST, SMALL, convolution_accepts, convolution_pack, convolution_view
+from codegen.convolution_fpu import (
+    COMPACT_WORDS,
+    SMALL_WORDS,
+    UNROLLED_WORDS,
+    fits,
+    fpu_accepts,
+    fpu_pack,
+    fpu_view,
+)
 from codegen.depthwise import depthwise_accepts, depthwise_pack, depthwise_view
 from codegen.layout import PLANAR8, PLANAR16, WIDE8, WIDE16, align4
 from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, output_size
@@ -38,6 +46,8 @@ from tests.kernel_harness import (
 )
 
 __all__ = ["unsolved"]  # a fixture
+SIZES = (FAST, COMPACT, SMALL)
+FPU_SIZES = (UNROLLED_WORDS, COMPACT_WORDS, SMALL_WORDS)
 
 
 def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
@@ -115,7 +125,8 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
         target = replace(target, slots=2)
     call = Call(op, (source,), target, out_shape[0] if whole else 1, how)
     assert convolution_accepts(op, None) is None or -128 in weights
-    view = fpu_view(call) if fpu else convolution_view(call)
+    size = int(draw("code", 0, 0, 1, 2))
+    view = fpu_view(call, FPU_SIZES[size]) if fpu else convolution_view(call, SIZES[size])
 
     values = rng.integers(-128, 128, source_tensor.shape).astype(np.int8)
     if rng.integers(3) == 0:
