@@ -14,7 +14,9 @@ from typing import Any
 
 import jinja2
 
+from codegen.dual_issue import reordered
 from codegen.plan import TAKE, Plan, PlannedOp
+from codegen.targets import Target
 from mnet.errors import PlanError
 from mnet.graph import Graph, macs_of
 from mnet.resources import folder
@@ -29,7 +31,7 @@ class Origin:
     labels: tuple[str, ...] = ()  # of the classes, for the header
 
 
-def _environment() -> jinja2.Environment:
+def _environment(target: Target) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder("templates")),
         undefined=jinja2.StrictUndefined,
@@ -39,6 +41,8 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["words"] = _words
     environment.filters["numbers"] = _numbers
+    if target.dual_issue:
+        environment.globals["reorder"] = reordered
     return environment
 
 
@@ -180,7 +184,7 @@ def plan_json(plan: Plan) -> str:
 
 def kernel_text(plan: Plan, op: PlannedOp, environment: jinja2.Environment | None = None) -> str:
     """Return the C function of one op, as it stands in NAME.c."""
-    template = (environment or _environment()).get_template(f"kernels/{op.kernel.template}")
+    template = (environment or _environment(plan.target)).get_template(f"kernels/{op.kernel.template}")
     name = plan.graph.name
     return template.render(name=name, NAME=name.upper(), symbol=op.symbol, v=op.view)
 
@@ -190,7 +194,7 @@ def emit(plan: Plan, origin: Origin) -> dict[str, str]:
 
     The same plan and origin give the same bytes.
     """
-    environment = _environment()
+    environment = _environment(plan.target)
     view = _view(plan, origin)
     name = plan.graph.name
     files = {

@@ -115,6 +115,11 @@ class Target:
         return self.boards[0] if self.boards else None
 
     @property
+    def dual_issue(self) -> bool:
+        """Whether the core issues two instructions at a time, see `codegen.dual_issue`."""
+        return self.core == "cortex-m7"
+
+    @property
     def dual_16x16(self) -> bool:
         """Whether one instruction makes two 16-bit products (SMLAD)."""
         return self.dsp
