@@ -388,4 +388,5 @@ def variants(kernel: Kernel, op: Op, graph: Graph, target: Target) -> Sequence[K
 
 def candidates(op: Op, graph: Graph, target: Target) -> Sequence[Kernel]:
     """Return the kernels that accept `op`, best first."""
-    return [kernel for kernel in KERNELS if kernel.accepts(op, graph, target) is None]
+    left = (kernel for kernel in KERNELS if kernel.family not in target.without)
+    return [kernel for kernel in left if kernel.accepts(op, graph, target) is None]

@@ -224,7 +224,12 @@ class Requantizer:
 
 @lru_cache(maxsize=512)
 def _requantizer(
-    arrays: tuple[bytes, bytes, bytes], rounding: Rounding, zero_point: int, activation: tuple[int, int], limits: bytes
+    arrays: tuple[bytes, bytes, bytes],
+    rounding: Rounding,
+    zero_point: int,
+    activation: tuple[int, int],
+    shortcuts: frozenset[str],
+    limits: bytes,
 ) -> Requantizer:
     multiplier, shift = (np.frombuffer(array, np.int32) for array in arrays[:2])
     how = Requantization(multiplier, shift, np.frombuffer(arrays[2], np.float64), rounding, zero_point, activation)
@@ -236,7 +241,9 @@ def _requantizer(
     lives = replace(how, multiplier=multiplier[live], shift=shift[live], scale=how.scale[live])
     clamp = activation[0] + 128, activation[1] + 128
 
-    fast = solve_fast(lives, low[live], high[live]) if len(live) else _NOTHING_TO_SOLVE
+    fast = None
+    if "fast" in shortcuts:
+        fast = solve_fast(lives, low[live], high[live]) if len(live) else _NOTHING_TO_SOLVE
     if fast is not None:
         ends = (256 * np.stack([low[live], high[live]]) + fast.delta) * fast.multiplier >> (32 + fast.shift)
         ends = np.clip(ends, 0, 255)
@@ -250,8 +257,9 @@ def _requantizer(
 
     multipliers, exponent = multiplier.astype(np.int64), -shift.astype(np.int64)
     # |h| <= |accumulator| < 2**23 and addend < 2**(e + 8): up to e = 22 the sum stays within int32.
-    reach = np.maximum(np.abs(low), np.abs(high))[live].max()
-    if rounding is Rounding.DOUBLE and reach < 1 << 23 and exponent[live].min() >= 1 and exponent[live].max() <= 22:
+    reach = np.maximum(np.abs(low), np.abs(high))[live].max(initial=0)
+    shifts_right = exponent[live].min(initial=1) >= 1 and exponent[live].max(initial=1) <= 22
+    if "shifts" in shortcuts and rounding is Rounding.DOUBLE and reach < 1 << 23 and shifts_right:
         exponent[constant] = 1
         addend = (1 << (exponent - 1)) + (np.int64(zero_point + 128) << exponent)
         words = np.stack([multipliers, addend, exponent], 1)
@@ -276,4 +284,4 @@ def requantizer(how: Requantization, low: Int64Array, high: Int64Array) -> Requa
         how.scale.astype(np.float64).tobytes(),
     )
     limits = np.stack([low, high]).astype(np.int64).tobytes()
-    return _requantizer(arrays, how.rounding, how.zero_point, how.activation, limits)
+    return _requantizer(arrays, how.rounding, how.zero_point, how.activation, how.shortcuts, limits)

@@ -108,6 +108,7 @@ class Target:
     unicorn: str | None  # name of Unicorn's CPU model; None where it has none
     timing: Timing
     runs_on: tuple[str, ...]  # names of the targets whose emulated runs prove this one
+    without: frozenset[str] = frozenset()  # families of kernels that the planner has to do without: see mnet.ablation
 
     @property
     def board(self) -> str | None:

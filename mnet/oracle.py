@@ -39,9 +39,13 @@ class ScaleProduct(Enum):
     FLOAT64 = "float64"
 
 
+# Forms that generated code may give these steps where the bits are proven to be the same: see codegen.requantize.
+SHORTCUTS = frozenset({"fast", "shifts"})
+
+
 @dataclass(frozen=True)
 class Oracle:
-    """The rounding steps of one runtime, per operator.
+    """The rounding steps of one runtime, per operator, and the shortcuts that may stand for them.
 
     The runtimes agree on the rest: AVERAGE_POOL_2D rounds sum / count to nearest with halves away from zero and
     ignores the scales; SOFTMAX is gemmlowp's fixed-point exponential and reciprocal; PAD writes the zero_point.
@@ -55,6 +59,7 @@ class Oracle:
     fully_connected_per_channel: Rounding
     add: Rounding
     mean: Rounding
+    shortcuts: frozenset[str] = SHORTCUTS
 
 
 # LiteRT's reference kernels (OpResolverType.BUILTIN_REF), ai-edge-litert 2.3.
@@ -98,6 +103,7 @@ class Requantization:
     rounding: Rounding
     zero_point: int
     activation: tuple[int, int]
+    shortcuts: frozenset[str] = SHORTCUTS
 
 
 def _scaled(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, rounding: Rounding) -> Int64Array:
@@ -142,6 +148,7 @@ def requantization(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, 
         rounding=rounding,
         zero_point=target.zero_point,
         activation=op.activation,
+        shortcuts=oracle.shortcuts,
     )
 
 
