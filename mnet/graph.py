@@ -183,6 +183,11 @@ def macs_of(graph: Graph, op: Op) -> int:
             assert_never(op)
 
 
+def weights_of(op: Op) -> int:
+    """Return how many weights `op` has, biases not counted."""
+    return int(op.weights.size) if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected) else 0
+
+
 def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
     """Return the number of windows along one axis of `size` pixels with `before` and `after` pixels of padding."""
     return (size + before + after - (kernel - 1) * dilation - 1) // stride + 1

@@ -26,6 +26,7 @@ from mnet.graph import (
     Softmax,
     inputs_of,
     macs_of,
+    weights_of,
 )
 from mnet.oracle import requantization
 from mnet.pipeline import Prepared, command_of, write
@@ -49,7 +50,7 @@ def show(prepared: Prepared, stage: str, layer: str | None = None) -> str:
         case "graph":
             return _graph(prepared, prepared.source, layer)
         case "simplified":
-            return _graph(prepared, prepared.graph, layer)
+            return _graph(prepared, prepared.graph, layer) if layer else _simplified(prepared)
         case "plan":
             return _plan(prepared.plan, layer)
         case "memory":
@@ -73,14 +74,35 @@ def _graph(prepared: Prepared, graph: Graph, layer: str | None) -> str:
         return _detail(prepared, graph, op)
     rows: list[tuple[str, ...]] = [("op", "kind", "input", "output", "attributes", "MACs", "weights")]
     for op in graph.ops:
-        sources = " + ".join(_by(graph.tensors[name].shape) for name in inputs_of(op))
-        weights = op.weights.size if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected) else 0
-        shape = _by(graph.tensors[op.output].shape)
-        macs = macs_of(graph, op)
-        rows.append((op.name, type(op).__name__, sources, shape, _attributes(op), _count(macs), _count(int(weights))))
+        rows.append((*_described(graph, op), _count(macs_of(graph, op)), _count(weights_of(op))))
     total = sum(macs_of(graph, op) for op in graph.ops)
     head = f"{graph.name}: {len(graph.ops)} ops, {total:,} multiply-adds, model {graph.model_hash}"
     return "\n".join([head, *_aligned(rows, right={5, 6})])
+
+
+def _simplified(prepared: Prepared) -> str:
+    """Return the simplified graph, with the work of each layer in the file beside what is left of it."""
+    graph, source = prepared.graph, prepared.source
+    before = {op.name: op for op in source.ops}
+    rows: list[tuple[str, ...]] = [
+        ("op", "kind", "input", "output", "attributes", "MACs", "in file", "weights", "in file")
+    ]
+    for op in graph.ops:
+        was = before.pop(op.name)
+        macs = (_count(macs_of(graph, op)), _count(macs_of(source, was)))
+        rows.append((*_described(graph, op), *macs, _count(weights_of(op)), _count(weights_of(was))))
+    all_macs = (f"{sum(macs_of(g, op) for op in g.ops):,}" for g in (graph, source))
+    all_weights = (f"{sum(map(weights_of, g.ops)):,}" for g in (graph, source))
+    rows.append(("total", "", "", "", "", *all_macs, *all_weights))
+    head = f"{graph.name}: {len(graph.ops)} of {len(source.ops)} ops, model {graph.model_hash}"
+    gone = [f"gone: {', '.join(f'{op.name} ({type(op).__name__})' for op in before.values())}"] if before else []
+    return "\n".join([head, *_aligned(rows, right={5, 6, 7, 8}), *gone])
+
+
+def _described(graph: Graph, op: Op) -> tuple[str, str, str, str, str]:
+    """Return name, kind, shapes of inputs, shape of the output, attributes."""
+    sources = " + ".join(_by(graph.tensors[name].shape) for name in inputs_of(op))
+    return op.name, type(op).__name__, sources, _by(graph.tensors[op.output].shape), _attributes(op)
 
 
 def _attributes(op: Op) -> str:
