@@ -18,7 +18,7 @@ from codegen.dual_issue import reordered
 from codegen.plan import TAKE, Plan, PlannedOp
 from codegen.targets import Target
 from mnet.errors import PlanError
-from mnet.graph import Graph, macs_of
+from mnet.graph import Graph, macs_of, weights_of
 from mnet.resources import folder
 
 
@@ -29,6 +29,7 @@ class Origin:
     command: str  # that makes the files again
     version: str  # of mnet
     labels: tuple[str, ...] = ()  # of the classes, for the header
+    source: Graph | None = None  # as it stands in the file, to say what simplifying it saved
 
 
 def _environment(target: Target) -> jinja2.Environment:
@@ -71,15 +72,35 @@ def _narrowest(largest: int) -> str:
     return "uint32_t"
 
 
-def _layer_table(graph: Graph, plan: Plan) -> list[str]:
+def _work(graph: Graph, source: Graph | None) -> list[str]:
+    """Return sentences on the work of an inference: what is left of it in the simplified graph."""
+    if source is None:
+        return []
+    macs, file_macs = (sum(macs_of(g, op) for op in g.ops) for g in (graph, source))
+    weights, file_weights = (sum(map(weights_of, g.ops)) for g in (graph, source))
+    if (macs, weights) == (file_macs, file_weights):
+        return [f"{macs:,} multiply-adds, {weights:,} weights, as in the file."]
+    return [
+        f"{macs:,} of the file's {file_macs:,} multiply-adds and {weights:,} of its {file_weights:,} weights are left:",
+        "the others make channels that are constant, or that nothing reads.",
+    ]
+
+
+def _layer_table(graph: Graph, plan: Plan, source: Graph | None) -> list[str]:
+    before = {op.name: macs_of(source, op) for op in source.ops} if source else {}
+    made = {op.name: macs_of(graph, op) for op in graph.ops}
+    saves = any(before.get(name, macs) != macs for name, macs in made.items())
     lines = []
     for op in plan.ops:
         shape = "x".join(map(str, op.call.output.tensor.shape))
-        macs = macs_of(graph, op.call.op) if not op.kernel.consumes_rows else 0
+        name = op.call.op.name
+        macs = made[name] if not op.kernel.consumes_rows else 0
+        less = f" of {before[name]:>9}" if macs and before.get(name, macs) != macs else ""
+        work = f"{macs:>9}{less:{13 if saves else 0}} MACs"
         storage = plan.storage[op.output]
         rows = "whole" if storage.whole else "1 row" if storage.slots == 1 else f"{storage.slots} rows"
         lines.append(
-            f"{op.name:<24} {shape:>12} {macs:>9} MACs  {op.kernel.family:<16} "
+            f"{op.name:<24} {shape:>12} {work}  {op.kernel.family:<16} "
             f"arena + {plan.buffer(op.output).offset:<6} {storage.buffer_bytes:>6} B  {storage.layout.name}, {rows}"
         )
     return lines
@@ -110,7 +131,8 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "output_bytes": target.shape[0] * target.shape[1] * target.shape[2],
         "output_offset": plan.buffer(graph.output).offset,
         "image_offset": image.offset if image else 0,
-        "layers": _layer_table(graph, plan),
+        "layers": _layer_table(graph, plan, origin.source),
+        "work": _work(graph, origin.source),
         "functions": functions,
         "entries": plan.entries,
         "pointers": max((entry.inputs for entry in plan.entries), default=1) + 1,
