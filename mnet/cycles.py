@@ -12,6 +12,8 @@ from flash at 120 MHz about 18 %. The rules, beyond the table of a target:
   * An instruction that an IT block skips costs what it costs when executed; a skipped branch costs `branch_not_taken`.
   * What the disassembler does not know (MVE, low-overhead loops on a Cortex-M55) costs `data_processing`.
   * M7, M33, M55 and M85 take the M4's costs, for Arm publishes none: good to compare kernels by, no prediction.
+
+`from_flash` adds what a flash with wait states costs: two coefficients, calibrated in mnet/docs/cycles.md.
 """
 
 import bisect
@@ -225,6 +227,27 @@ def _is_branch(instruction: _Instruction) -> bool:
     if kind == "pop" or kind.startswith("ldm"):
         return "pc" in registers
     return bool(registers) and registers[0] == "pc" and (kind in ("mov", "add") or bool(_LOAD.match(kind)))
+
+
+# --- flash --------------------------------------------------------------------------------------------------------
+
+# Calibrated on an STM32L4R5 at 120 MHz (5 wait states, caches on): see "Flash wait states" in mnet/docs/cycles.md.
+WAITS_PER_CYCLE = 0.036  # what convolutional networks wait for code and for constants that they read again
+BYTES_PER_WAIT = 16  # of constants that stream from flash: each such line waits once
+
+
+def from_flash(cycles: int, constant_bytes: int, wait_states: int) -> int:
+    """Return cycles with code and constants in a flash of so many wait states, behind a small cache.
+
+    Args:
+        cycles: with none.
+        constant_bytes: read from flash, once for each call that reads them.
+        wait_states: of the flash; 0 returns `cycles` as they are.
+
+    >>> from_flash(1_000_000, 0, 5), from_flash(1_000_000, 160_000, 5), from_flash(1_000_000, 160_000, 0)
+    (1180000, 1230000, 1000000)
+    """
+    return cycles + round(wait_states * (WAITS_PER_CYCLE * cycles + constant_bytes / BYTES_PER_WAIT))
 
 
 # --- costs of a run -----------------------------------------------------------------------------------------------
