@@ -263,11 +263,31 @@ def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> N
 @_model_argument
 @_code_options
 @_json_option
-def profile(model: Path, options: Any, json_file: str | None) -> None:
+@click.option(
+    "--wait-states",
+    type=click.IntRange(0, 15),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the flash; adds a column of cycles. An STM32L4R5 at 120 MHz has 5.",
+)
+@click.option(
+    "--compare",
+    type=click.Path(path_type=Path),
+    metavar="OLD.json",
+    help="Show what changed since; exit with 1 where cycles grew by more than 1 %.",
+)
+@click.option("--ablation", is_flag=True, help="Only a table of what each idea of the code generator brings.")
+def profile(
+    model: Path, options: Any, json_file: str | None, wait_states: int, compare: Path | None, ablation: bool
+) -> None:  # fmt: skip
     """Instructions, cycles, flash, arena and stack."""
-    from mnet.commands.profile import profile
+    from mnet.commands.profile import ablate, profile
 
-    profile(model, options, json_file)
+    if ablation:
+        ablate(model, options, json_file)
+    else:
+        raise SystemExit(profile(model, options, json_file, wait_states, compare))
 
 
 @main.command()
