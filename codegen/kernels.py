@@ -69,7 +69,7 @@ class Kernel:
     can_be_whole: Callable[[Op, Graph], bool] = lambda op, graph: False  # can make all rows in one call
     makes: Callable[[Call], bool] = lambda call: True  # with these rows a call
     cost: Callable[[Call, Any], Cost] | None = None  # None: plain C, the last resort
-    one_copy: bool = False  # of the constants, for all phases of a ring: a phase is where the pointer to them points
+    one_copy: bool = False  # of the constants, for all phases of a ring: phase p begins at word p
 
     def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
         """Return the first and last row of input `which` that call `number` reads; rows outside are padding."""

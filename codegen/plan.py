@@ -35,6 +35,7 @@ class Entry:
     label: str  # of the enumeration, for the reader
     symbol: str
     constants: str  # symbol of the constants, or ""
+    first_word: int  # of them: the phase of a ring, where one array serves all phases
     input: int  # index in row_address of the first input row of the first call
     output: int
     inputs: int  # input row pointers

@@ -92,7 +92,9 @@ class TableWriter:
         if every:  # address of the buffer itself: slot 0, whichever row lies there
             output = len(self.row_address)
             self.row_address.append(self.addresses[tensor][0])
-        self.entries.append(Entry(label, f"{self.name}_fill", symbol, 0, output, 0, 0, 1, "", tensor, first_row, 1, 0))
+        self.entries.append(
+            Entry(label, f"{self.name}_fill", symbol, 0, 0, output, 0, 0, 1, "", tensor, first_row, 1, 0)
+        )
         return len(self.entries) - 1
 
     def op(self, stage: Stage, call: Call, view: object, symbol: str) -> list[int]:
@@ -100,18 +102,23 @@ class TableWriter:
         phases = phases_of(stage, call)
         index_of: dict[int, int] = {}
         for phase, first_call, call_step in _runs(phases):
-            words = stage.kernel.pack(call, view, phase)
-            name = f"{self.name}_{identifier(stage.name)}" + (f"_phase{phase}" if len(set(phases)) > 1 else "")
+            suffix = f"_phase{phase}" if len(set(phases)) > 1 else ""
+            label = identifier(stage.name) + suffix
+            array, first_word = f"{self.name}_{label}", 0
+            if stage.kernel.one_copy:
+                array, first_word = f"{self.name}_{identifier(stage.name)}", phase
+            words = stage.kernel.pack(call, view, 0 if stage.kernel.one_copy else phase)
             if words:
-                self.constants[name] = words
+                self.constants[array] = words
             source, pointers, step = self._input(stage, call, first_call, call_step)
             output = self.first[stage.output] + call.output.top
             index_of[phase] = len(self.entries)
             self.entries.append(
                 Entry(
-                    label=name.removeprefix(f"{self.name}_"),
+                    label=label,
                     symbol=symbol,
-                    constants=name if words else "",
+                    constants=array if words else "",
+                    first_word=first_word,
                     input=source,
                     output=output + first_call * stage.rows,
                     inputs=pointers,
