@@ -1,0 +1,118 @@
+"""What a call of `depthwise_dsp` takes on a Cortex-M4: the instructions of its text, priced as mnet/cycles.py does.
+
+Every instruction is 1 cycle here but these: a load that does not follow another one or a store (2), LDM, PUSH and POP
+(1 and 1 per word), a taken branch (3).
+"""
+
+from codegen.call import Cost
+from codegen.depthwise import Block, DepthwiseView, Line
+from codegen.depthwise_row import Quad, Word
+from codegen.requantize import RequantizationView
+
+
+def total(*parts: Cost) -> Cost:
+    """Return the cost of code that is run through once."""
+    return Cost(sum(part.cycles for part in parts), sum(part.code_bytes for part in parts))
+
+
+def repeated(count: int, part: Cost) -> Cost:
+    """Return the cost of a loop's body."""
+    return Cost(count * part.cycles, part.code_bytes)
+
+
+def plain(count: int) -> Cost:
+    """Return the cost of so many 4-byte instructions of 1 cycle."""
+    return Cost(count, 4 * count)
+
+
+def addition(step: int, moves: bool = False) -> Cost:
+    """Return the cost of the macro `add`; `moves` is to another register."""
+    if -4096 < step < 4096:
+        return plain(1) if step or moves else Cost(0, 0)
+    return total(plain(1 if 0 <= step < 65536 else 2), Cost(1, 2))
+
+
+def limits(r: RequantizationView) -> Cost:
+    """Return the cost of limiting one value to the activation."""
+    count = (r.clamp_low > 0) + (r.clamp_high < 255) if r.clamps else 0
+    return Cost(3 * count, 10 * count)
+
+
+def leaving(r: RequantizationView, outputs: int) -> Cost:
+    """Return the cost of outputs that leave together."""
+    each = total(plain(3 if r.form == "fast" else 7), limits(r))
+    return total(plain(2 if r.form == "fast" else 4), Cost(outputs * each.cycles, outputs * each.code_bytes))
+
+
+def _loads(line: Line, offset: int, behind_store: bool) -> Cost:
+    """Return the cost of loading a word of each row."""
+    near = sum(tap == 0 and distance + offset < 128 for tap, distance in line.taps)  # r7 has short instructions
+    count = len(line.taps)
+    return Cost(count + (not behind_store), 4 * count - 2 * near)
+
+
+def _row(view: DepthwiseView, line: Line, behind_store: bool) -> Cost:
+    """Return the cost of one output row."""
+    taps = len(line.taps)
+    parts = []
+    steps: tuple[Word | Quad, ...] = view.quads or view.words
+    for step in steps:
+        parts.append(_loads(line, step.offset, behind_store))
+        if isinstance(step, Word):
+            products = len(step.finish) + len(step.start)
+            parts.append(plain(taps * (products + (step.rotation is not None))))
+            behind_store = bool(step.leave) and not step.start
+        else:
+            products = len(step.even) + len(step.odd)
+            parts.append(plain(taps * (products + 1 + bool(step.odd))))
+            behind_store = bool(step.leave)
+        if step.leave:
+            parts.append(leaving(view.requantization, len(step.leave)))
+            reach = line.output + max(leave.pixel for leave in step.leave) * view.output_pixel
+            parts.append(plain(min(reach // 4096, len(step.leave))))
+    return total(*parts)
+
+
+def _block(view: DepthwiseView, block: Block) -> Cost:
+    """Return the cost of some rows, or of a loop over rows."""
+    body = total(*(_row(view, line, number > 0) for number, line in enumerate(block.lines)))
+    if block.rounds == 1:
+        return body
+    end = total(addition(block.input_step), addition(block.output_step), plain(3), Cost(1 + 3, 2 + 4))
+    before = total(addition(block.rounds * block.input_step, moves=True), plain(1))
+    return total(before, repeated(block.rounds, total(body, end)), Cost(-2, 0))
+
+
+def _constants(view: DepthwiseView) -> Cost:
+    """Return the cost of loading the constants of a channel."""
+    fast = view.requantization.form == "fast"
+    words = 1 + view.requantization.words
+    widen = plain(7 if fast else 6)
+    moves = plain(3 if fast else 5)
+    if view.constants == "pairs":
+        return total(moves, Cost(1 + 6 + words, 4))
+    if view.constants == "bytes":
+        return total(moves, Cost(1 + 3 + words, 4), widen)
+    return total(moves, Cost(2, 6), Cost(1 + 3 + words, 4 * (3 + words)), widen)
+
+
+def depthwise_cost(view: DepthwiseView) -> Cost:
+    """Return the cost of one call."""
+    channel = total(_constants(view), *(_block(view, block) for block in view.blocks))
+    to_input, to_output = view.advance
+    end = total(
+        plain(3),
+        addition(view.unroll * view.input_channel - to_input),
+        addition(view.output_bytes * view.unroll - to_output),
+        Cost(1 + 3, 2 + 4),
+    )
+    body = total(Cost(view.unroll * channel.cycles, view.unroll * channel.code_bytes), end)
+    before = total(
+        Cost(10 + 3, 4 + 4),
+        addition(view.output_first),
+        plain(3),
+        addition(view.output_bytes * view.channels),
+        Cost(3, 8) if view.constants == "phases" else Cost(0, 0),
+    )
+    after = Cost(-2 + 12, 4)  # the last branch is not taken
+    return total(before, repeated(view.channels // view.unroll, body), after)

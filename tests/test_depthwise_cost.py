@@ -1,0 +1,63 @@
+"""What the cost functions of the depthwise kernels say is what is counted in the emulator."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codegen.call import Cost
+from codegen.depthwise import DepthwiseView
+from codegen.depthwise_cost import depthwise_cost
+from codegen.layout import PLANAR8, PLANAR16
+from mnet.oracle import Rounding
+from tests.kernel_harness import Case, needs_arm, unsolved
+from tests.test_depthwise_dsp import batch, counted, depthwise_case
+
+__all__ = ["unsolved"]  # a fixture
+
+
+def check(cases: list[Case], costs: list[Cost], where: Path) -> None:
+    """Compare costs with what is counted: 3 % of the cycles, 10 % of the bytes."""
+    assert len(cases) > 10
+    for case, cost, (cycles, code_bytes) in zip(cases, costs, counted(cases, where), strict=True):
+        assert abs(cost.cycles - cycles) <= 0.03 * cycles, (cost.cycles, cycles, case.view)
+        assert abs(cost.code_bytes - code_bytes) <= 0.1 * code_bytes, (cost.code_bytes, code_bytes, case.view)
+
+
+def depthwise_costs(cases: list[Case]) -> tuple[list[Case], list[Cost]]:
+    """Return those with an assembly body, and their costs."""
+    found = [(case, case.view) for case in cases if isinstance(case.view, DepthwiseView) and case.view.assembly]
+    return [case for case, _ in found], [depthwise_cost(view) for _, view in found]
+
+
+@needs_arm
+def test_cost_of_random_shapes(tmp_path: Path) -> None:
+    check(*depthwise_costs(batch(21, 80)), tmp_path)
+
+
+@needs_arm
+def test_cost_without_the_fast_form(tmp_path: Path, unsolved: None) -> None:
+    check(*depthwise_costs(batch(22, 60)), tmp_path)
+
+
+@needs_arm
+@pytest.mark.parametrize("mode", ["ring", "layer"])
+def test_cost_of_networks_shapes(mode: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(23)
+    cases = [
+        depthwise_case(
+            rng,
+            size=size,
+            channels=channels,
+            stride=stride,
+            mode=mode,
+            input=layout,
+            rounding=Rounding.DOUBLE,
+            spread=1,
+            activation=(-128, 127),
+        )
+        for size, channels in (((48, 48), 8), ((24, 24), 32), ((12, 12), 64), ((25, 5), 64), ((6, 6), 57))
+        for stride in (1, 2)
+        for layout in (PLANAR16, PLANAR8)
+    ]
+    check(*depthwise_costs(cases), tmp_path)
