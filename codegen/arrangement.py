@@ -51,9 +51,9 @@ class Arrangement:
     image: Box | None  # of the input, where it lies in the arena
 
     @cached_property
-    def _live(self) -> npt.NDArray[np.int64]:
+    def _live(self) -> npt.NDArray[np.float64]:
         """Return [steps, units]: 1 where a unit is live."""
-        live = np.zeros((len(self.schedule.steps), len(self.units)), np.int64)
+        live = np.zeros((len(self.schedule.steps), len(self.units)))  # floats: exact here, and fast to multiply
         for number, unit in enumerate(self.units):
             for first, last in unit.spans:
                 live[first : last + 1, number] = 1
@@ -61,8 +61,11 @@ class Arrangement:
 
     def live_bytes(self, storages: Mapping[str, Storage]) -> int:
         """Return the most bytes that are live at one step, with these layouts."""
-        sizes = np.array([unit.size(storages[unit.tensor]) for unit in self.units], np.int64)
-        at = self._live @ sizes
+        return self.most_bytes([unit.size(storages[unit.tensor]) for unit in self.units])
+
+    def most_bytes(self, sizes: Sequence[int]) -> int:
+        """Return the most bytes that are live at one step, with units of these sizes."""
+        at = self._live @ np.array(sizes, np.float64)
         if self.image:
             at[self.image.birth : self.image.death + 1] += self.image.size
         return int(at.max())

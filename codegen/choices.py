@@ -26,7 +26,7 @@ class Candidate:
     """One kernel for one stage, for given layouts."""
 
     kernel: Kernel
-    function: tuple[str, object]  # family and view: equal ones share their code
+    function: int  # the same for kernels of one family with equal views: they share their code
     cycles: int  # of one inference
     code_bytes: int
     constant_bytes: int
@@ -72,6 +72,7 @@ class Catalogue:
         self.graph, self.target, self.oracle = graph, target, oracle
         self.stages, self.storages = tuple(stages), storages
         self._found: dict[tuple[int, tuple[str, ...]], tuple[Candidate, ...]] = {}
+        self._functions: dict[tuple[str, object], int] = {}
 
     def storages_with(self, layouts: Layouts) -> dict[str, Storage]:
         """Return how the tensors lie, with these layouts."""
@@ -98,9 +99,9 @@ class Catalogue:
             cost = kernel.cost(call, view) if kernel.cost else _guess(call)
             copies = 1 if kernel.one_copy else len(set(phases_of(stage, call)))
             words = len(kernel.pack(call, view, 0))
-            yield Candidate(
-                kernel, (kernel.family, view), cost.cycles * stage.calls, cost.code_bytes, 4 * words * copies
-            )
+            function = self._functions.setdefault((kernel.family, view), len(self._functions))
+            cycles = cost.cycles * stage.calls
+            yield Candidate(kernel, function, cycles, cost.code_bytes, 4 * words * copies)
 
 
 def _guess(call: Call) -> Cost:

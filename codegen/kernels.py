@@ -7,10 +7,13 @@ planner then chooses among the rows that need the same, its variants, and among 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from codegen import convolution, convolution_fpu, convolution_mve, depthwise, depthwise_mve, packed, plain
 from codegen.call import Call, Cost
+from codegen.convolution_cost import convolution_cost, fpu_cost
+from codegen.depthwise_cost import depthwise_cost
 from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
 from codegen.simplify import is_global
 from codegen.targets import Target
@@ -91,6 +94,7 @@ class Kernel:
                 return 0, source.height - 1
 
 
+_DSP_OUTPUT = frozenset({"wide16", "wide8", "planar16", "planar8"})
 _ANY = frozenset({"wide16", "wide8", "bytes8", "planar16"})
 
 
@@ -185,7 +189,12 @@ def is_small(op: Op, graph: Graph) -> bool:
 
 
 def _small_pointwise(op: Op, graph: Graph) -> bool:
-    if not isinstance(op, Conv2D) or not is_small(op, graph):
+    return is_small(op, graph) and _plain_pointwise(op, graph)
+
+
+def _plain_pointwise(op: Op, graph: Graph) -> bool:
+    """Return whether `op` is a 1x1 convolution of every pixel: its rows may be made in one call."""
+    if not isinstance(op, Conv2D):
         return False
     return op.weights.shape[1:3] == (1, 1) and op.stride == (1, 1) and op.padding == NO_PADDING
 
@@ -221,40 +230,56 @@ KERNELS: tuple[Kernel, ...] = (
         pack=depthwise_mve.depthwise_pack,
         pointers=_window_pointers,
     ),
-    Kernel(
-        family="convolution_fpu",
-        template="convolution_fpu.c.j2",
-        accepts=_convolution_fpu,
-        reads=frozenset({"wide16"}),
-        writes=frozenset({"wide16", "planar16"}),
-        needs=_convolution_needs,
-        view=convolution_fpu.fpu_view,
-        pack=convolution_fpu.fpu_pack,
-        pointers=_window_pointers,
+    *(
+        Kernel(
+            family="convolution_fpu",
+            template="convolution_fpu.c.j2",
+            accepts=_convolution_fpu,
+            reads=frozenset({"wide16"}),
+            writes=_DSP_OUTPUT,
+            needs=_convolution_needs,
+            view=partial(convolution_fpu.fpu_view, unrolled_words=words),
+            pack=convolution_fpu.fpu_pack,
+            makes=lambda call: call.rows == 1,
+            pointers=_window_pointers,
+            cost=lambda call, view: fpu_cost(view),
+        )
+        for words in (convolution_fpu.UNROLLED_WORDS, convolution_fpu.COMPACT_WORDS, convolution_fpu.SMALL_WORDS)
     ),
-    Kernel(
-        family="convolution_dsp",
-        template="convolution_dsp.c.j2",
-        accepts=_convolution_dsp,
-        reads=frozenset({"wide16"}),
-        writes=frozenset({"wide16", "planar16"}),
-        needs=_convolution_needs,
-        view=convolution.convolution_view,
-        pack=convolution.convolution_pack,
-        whole_layer=_small_pointwise,
-        pointers=lambda call: 1 if isinstance(call.op, FullyConnected) else _window_pointers(call),
+    *(
+        Kernel(
+            family="convolution_dsp",
+            template="convolution_dsp.c.j2",
+            accepts=_convolution_dsp,
+            reads=frozenset({"wide16", "wide8"}),
+            writes=_DSP_OUTPUT,
+            needs=_convolution_needs,
+            view=partial(convolution.convolution_view, unrolling=unrolling),
+            pack=convolution.convolution_pack,
+            whole_layer=_small_pointwise,
+            can_be_whole=_plain_pointwise,
+            pointers=lambda call: 1 if isinstance(call.op, FullyConnected) else _window_pointers(call),
+            cost=lambda call, view: convolution_cost(view),
+        )
+        for unrolling in (convolution.FAST, convolution.COMPACT, convolution.SMALL)
     ),
-    Kernel(
-        family="depthwise_dsp",
-        template="depthwise_dsp.c.j2",
-        accepts=_depthwise_dsp,
-        reads=frozenset({"planar16"}),
-        writes=frozenset({"wide16"}),
-        needs=_depthwise_needs,
-        view=depthwise.depthwise_view,
-        pack=depthwise.depthwise_pack,
-        whole_layer=is_small,
-        ring_of_window=True,
+    *(
+        Kernel(
+            family="depthwise_dsp",
+            template="depthwise_dsp.c.j2",
+            accepts=_depthwise_dsp,
+            reads=frozenset({"planar16", "planar8"}),
+            writes=frozenset({"wide16", "wide8"}),
+            needs=_depthwise_needs,
+            view=partial(depthwise.depthwise_view, compact=compact),
+            pack=depthwise.depthwise_pack,
+            whole_layer=is_small,
+            can_be_whole=lambda op, graph: True,
+            ring_of_window=True,
+            cost=lambda call, view: depthwise_cost(view),
+            one_copy=compact,
+        )
+        for compact in (False, True)
     ),
     Kernel(
         family="convolution_packed",

@@ -6,7 +6,7 @@ that can take one function take it, which pays where each alone would not.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codegen.arrangement import Arrangement
 from codegen.choices import Candidate, Catalogue, Layouts
@@ -44,21 +44,32 @@ class Optimizer:
         self.catalogue, self.arrangement, self.allowed = catalogue, arrangement, allowed
         self.objective, self.most_ram = objective, most_ram
         self.base = LOOP_CYCLES * len(arrangement.schedule.steps)
+        self._sizes = [
+            {
+                layout.name: unit.size(replace(arrangement.storages[unit.tensor], layout=layout))
+                for layout in allowed[unit.tensor]
+            }
+            for unit in arrangement.units
+        ]
         self._users: dict[str, list[int]] = {name: [] for name in allowed}
         for index, stage in enumerate(catalogue.stages):
             for name in (*stage.inputs, stage.output):
                 self._users[name].append(index)
 
-    def solution(self, layouts: Layouts, candidates: Sequence[Candidate]) -> Solution:
+    def _ram(self, layouts: Layouts) -> int:
+        """Return the live bytes with these layouts."""
+        units = zip(self.arrangement.units, self._sizes, strict=True)
+        return self.arrangement.most_bytes([sizes[layouts[unit.tensor].name] for unit, sizes in units])
+
+    def solution(self, layouts: Layouts, candidates: Sequence[Candidate], ram: int) -> Solution:
         """Return what these choices take."""
         cycles = self.base + sum(candidate.cycles for candidate in candidates)
         code = {candidate.function: candidate.code_bytes for candidate in candidates}
         flash = FIXED_CODE + sum(code.values()) + sum(candidate.constant_bytes for candidate in candidates)
-        ram = self.arrangement.live_bytes(self.catalogue.storages_with(layouts))
         price = self.objective.price(cycles, ram, flash)
         if ram > self.most_ram:
             price += 1e6 + ram  # out of budget: first of all less memory
-        return Solution(dict(layouts), tuple(candidates), cycles, ram, flash, price)
+        return Solution(layouts, tuple(candidates), cycles, ram, flash, price)
 
     def _with_layouts(self, old: Solution | None, layouts: Layouts, changed: Sequence[int]) -> Solution | None:
         """Return a solution in which the `changed` stages take the best candidates for `layouts`."""
@@ -75,7 +86,7 @@ class Optimizer:
 
             def price(
                 option: Candidate,
-                functions: set[tuple[str, object]] = functions,
+                functions: set[int] = functions,
                 cycles: int = cycles,
                 flash: int = flash,
             ) -> float:
@@ -83,14 +94,14 @@ class Optimizer:
                 return option.cycles / cycles + self.objective.flash * (code + option.constant_bytes) / flash
 
             chosen[index] = min(options, key=price)
-        return self.solution(layouts, [candidate for candidate in chosen if candidate])
+        return self.solution(layouts, [candidate for candidate in chosen if candidate], self._ram(layouts))
 
     def _neighbours(self, now: Solution) -> Iterator[Solution | None]:
         for name, layouts in self.allowed.items():
             for layout in layouts:
                 if layout is not now.layouts[name]:
                     yield self._with_layouts(now, {**now.layouts, name: layout}, self._users[name])
-        shared: dict[tuple[str, object], dict[int, Candidate]] = {}
+        shared: dict[int, dict[int, Candidate]] = {}
         for index in range(len(now.candidates)):
             for option in self.catalogue.candidates(index, now.layouts):
                 shared.setdefault(option.function, {})[index] = option
@@ -101,7 +112,7 @@ class Optimizer:
                 yield self._replaced(now, options)
 
     def _replaced(self, now: Solution, options: Mapping[int, Candidate]) -> Solution:
-        return self.solution(now.layouts, [options.get(i, old) for i, old in enumerate(now.candidates)])
+        return self.solution(now.layouts, [options.get(i, old) for i, old in enumerate(now.candidates)], now.ram)
 
     def best(self) -> Solution | None:
         """Return the cheapest solution found: descents from the usual layouts and from the narrow ones.
