@@ -12,7 +12,10 @@ A kernel row of the window is a run of kernel_width * stored_channels neighbouri
 weight meets what lies behind an odd run. A fully connected layer is one run over its whole input. Where windows overlap
 by whole words, word i + n of a pixel is word i of the next one, and is loaded once.
 
-The last three pixels of an odd row are taken with two channels at a time, where the window is short enough.
+The last three pixels of an odd row are taken with two channels at a time, where the window is short enough. Where a
+call makes several odd rows of a pointwise convolution, pairs of pixels go over the ends of rows instead.
+
+An input in bytes is widened: the windows of the pixels that go together, once for all output channels, on the stack.
 """
 
 from dataclasses import dataclass
@@ -103,6 +106,7 @@ class ConvolutionView:
     columns: int  # pixels in it, where they are whole words: rounds of a loop take some words of each; else 1
     rows: int  # output rows of one call; more than 1 only with a kernel of one row
     pixels: int  # of an output row, or of all of them where the rows follow each other without gaps
+    straddles: bool  # all rows of the call are one line of pixels, and pairs of them may straddle two output rows
     groups: int  # of four output channels
     input_first: int  # the first window
     input_pixel: int  # from window to window
@@ -116,6 +120,16 @@ class ConvolutionView:
     output_offset: int  # subtracted from quantized + 128
     requantization: RequantizationView
     unrolling: Unrolling
+
+    @property
+    def lines(self) -> int:
+        """Return the runs of pixels of one call."""
+        return 1 if self.straddles else self.rows
+
+    @property
+    def line_pixels(self) -> int:
+        """Return the pixels of each."""
+        return self.rows * self.pixels if self.straddles else self.pixels
 
     @property
     def planar(self) -> bool:
@@ -144,12 +158,12 @@ class ConvolutionView:
     @property
     def triple(self) -> bool:
         """Return whether the last three pixels of a row go together, two channels at a time."""
-        return self.pixels % 2 == 1 and self.pixels > 1 and self.straight and self.unrolling.triple
+        return self.line_pixels % 2 == 1 and self.line_pixels > 1 and self.straight and self.unrolling.triple
 
     @property
     def double_pixels(self) -> int:
         """Return how many times two pixels go together in a row."""
-        return (self.pixels - 3) // 2 if self.triple else self.pixels // 2
+        return (self.line_pixels - 3) // 2 if self.triple else self.line_pixels // 2
 
     @property
     def column_pairs(self) -> int:
@@ -170,7 +184,7 @@ class ConvolutionView:
 
     @property
     def _single_words(self) -> int:
-        return self.unrolling.single if self.pixels > 1 else self.unrolling.lone
+        return self.unrolling.single if self.line_pixels > 1 else self.unrolling.lone
 
     @property
     def single_loop(self) -> Loop:
@@ -193,7 +207,7 @@ class ConvolutionView:
     @property
     def widened_row(self) -> int:
         """Return the bytes from kernel row to kernel row of widened windows."""
-        pixels = 3 if self.triple else min(self.pixels, 2)
+        pixels = 3 if self.triple else min(self.line_pixels, 2)
         return 4 * self.pairs + (pixels - 1) * self.window_pixel
 
     def runs(self, pixels: int) -> tuple[Run, ...]:
@@ -243,26 +257,50 @@ class ConvolutionView:
         return BLOCK * self.output_channel
 
     def place(self, pixel: int) -> int:
-        """Return the bytes from the start of an output row to a pixel, without what lies in front of the row."""
+        """Return the bytes from the first pixel of a line of output to another one."""
+        row, pixel = divmod(pixel, self.pixels) if self.straddles else (0, pixel)
         if self.planar and self.output_bytes == 1:
-            return pixel // 4 * 4 + PLANAR8.pixel_order[pixel % 4]
-        return pixel * self.output_pixel
+            return row * self.output_row + pixel // 4 * 4 + PLANAR8.pixel_order[pixel % 4]
+        return row * self.output_row + pixel * self.output_pixel
 
-    def stores(self, pixels: int) -> Stores:
-        """Return how four output channels of one or two pixels, the first one even, come into memory."""
-        return self._stores(SUMS[:pixels], 0)
+    def distance(self, pair: int) -> int:
+        """Return the bytes from the first to the second pixel of a pair."""
+        return self.place(2 * pair + 1) - self.place(2 * pair)
+
+    @property
+    def walk(self) -> tuple[int, ...]:
+        """Return how the output pointer walks over pairs that straddle rows, a word for each pair of two rows.
+
+        Bits 0-14: bytes to the next pair; bit 15: the walk begins anew; 16-31: the distance of the next pair.
+        """
+        words = []
+        for pair in range(self.pixels if self.straddles else 0):
+            step, last = self.place(2 * pair + 2) - self.place(2 * pair), pair == self.pixels - 1
+            assert 0 < step < 1 << 15
+            words.append(step | last << 15 | (self.distance(pair + 1) & 0xFFFF) << 16)
+        return tuple(words)
+
+    def stores(self, pixels: int) -> tuple[Stores, ...]:
+        """Return how four output channels of one or two pixels, the first one even, come into memory.
+
+        The second of two pixels that may straddle rows has stores of its own, from a pointer of its own.
+        """
+        if pixels == 2 and self.straddles:
+            return tuple(self._stores((sums,), (0,)) for sums in SUMS)
+        return (self._stores(SUMS[:pixels], tuple(self.place(i) for i in range(pixels))),)
 
     @property
     def triple_stores(self) -> Stores:
-        """Return the same of two output channels of the last three pixels of a row."""
-        return self._stores(TRIPLE_SUMS, self.pixels - 3)
+        """Return the same of two output channels of the last three pixels of a line."""
+        first = self.line_pixels - 3
+        return self._stores(TRIPLE_SUMS, tuple(self.place(first + i) - self.place(first) for i in range(3)))
 
-    def _stores(self, sums: tuple[tuple[str, ...], ...], first: int) -> Stores:
-        size, places = self.output_bytes, [self.place(first + i) - self.place(first) for i in range(len(sums))]
+    def _stores(self, sums: tuple[tuple[str, ...], ...], places: tuple[int, ...]) -> Stores:
+        size = self.output_bytes
         if not self.planar:
             return together(neighbours(channels, size, False, places[i]) for i, channels in enumerate(sums))
         planes = [(pixels, channel * self.output_channel) for channel, pixels in enumerate(zip(*sums, strict=True))]
-        if size == 2:
+        if size == 2 and not self.straddles:
             return together(neighbours(pixels, size, True, offset) for pixels, offset in planes)
         return together(
             single(pixel, size, offset + places[i]) for pixels, offset in planes for i, pixel in enumerate(pixels)
@@ -322,14 +360,19 @@ def convolution_view(call: Call, unrolling: Unrolling = FAST) -> ConvolutionView
         assert first >= 0
         row = op.stride[0] * source.slot_bytes, target.slot_bytes
     rows = call.rows
-    if row == (width * pixel, width * target.pixel_bytes) and source.contiguous and target.contiguous:
+    gapless = row[0] == width * pixel and source.contiguous
+    if gapless and row[1] == width * target.pixel_bytes and target.contiguous:
         rows, width, row = 1, rows * width, (0, 0)  # rows without gaps are one long row
+    # Odd rows: rather than the last three pixels of each row, those of the last row alone.
+    near = width < 1 << 10 and 2 * target.pixel_bytes + target.slot_bytes < 1 << 15
+    straddles = rows > 1 and width % 2 == 1 and gapless and near
     return ConvolutionView(
         kernel_height=height,
         pairs=(taps + 1) // 2,
         columns=columns,
         rows=rows,
         pixels=width,
+        straddles=straddles,
         groups=target.stored_channels // BLOCK,
         input_first=first,
         input_pixel=pixel,
@@ -349,7 +392,7 @@ def convolution_view(call: Call, unrolling: Unrolling = FAST) -> ConvolutionView
 def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int, ...]:
     """Return the constants in the order in which the kernel reads them; a convolution has one phase only.
 
-    For each group of four output channels c..c+3:
+    First `view.walk`. Then, for each group of four output channels c..c+3:
         4 words: bias of c; bias of c and 256 * bias of c+1, with the addend of c+1; the same for c+2 and c+3
         2 words for each pair of taps, rows outermost: lanes of c and c+1, lanes of c+2 and c+3; of an input in bytes
             the pairs are channels 0, 2 and 1, 3 of each four
@@ -388,4 +431,4 @@ def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int
     rows = [part.reshape(groups, -1) for part in (bias, pairs, words)]
     packed = np.concatenate(rows, 1) & 0xFFFFFFFF
     assert packed.shape[1] == view.group_words
-    return tuple(int(word) for word in packed.ravel())
+    return (*view.walk, *(int(word) for word in packed.ravel()))

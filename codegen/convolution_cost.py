@@ -101,12 +101,12 @@ def convolution_cost(view: ConvolutionView) -> Cost:
     row = _pairs(view)
     if view.triple:
         row += _widen(view, 3) + _triple(view)
-    elif view.pixels % 2:
+    elif view.line_pixels % 2:
         row += _widen(view, 1) + _groups(view, 1, view.single_straight, view.single_loop)
         if view.kernel_height == 1 and not view.single_straight and not view.widens:
             row += WIDE
-    if view.rows > 1:
-        row = _loop(row + WIDE.copies(9) + _add(view.input_row) + _add(view.output_row) + BRANCH_BACK, view.rows)
+    if view.lines > 1:
+        row = _loop(row + WIDE.copies(9) + _add(view.input_row) + _add(view.output_row) + BRANCH_BACK, view.lines)
         row += WIDE.copies(4)
     total = _prologue(view) + row + _add(view.frame) + POP
     return Cost(total.cycles, total.code)
@@ -115,6 +115,8 @@ def convolution_cost(view: ConvolutionView) -> Cost:
 def _prologue(view: ConvolutionView) -> Part:
     each = LOAD + _add(view.input_first) + (NARROW if view.rows_on_stack else WIDE)
     part = PUSH + WIDE.copies(3) + LOAD + _add(4 * view.groups * view.group_words) + _add(view.output_first)
+    if view.straddles:
+        part += WIDE.copies(3) + _add(4 * len(view.walk))
     part += _add(-view.frame) + each.copies(view.kernel_height)
     if view.rows_on_stack and not view.widens:
         part += NARROW.copies(2)
@@ -128,10 +130,7 @@ def _pairs(view: ConvolutionView) -> Part:
     if not view.double_pixels:
         return NOTHING
     part = _widen(view, 2) + _groups(view, 2, view.straight, view.loop)
-    bytes_of_pixels = view.planar and view.output_bytes == 1
-    if bytes_of_pixels:
-        part += WIDE.copies(2)
-    part += _add((1 if bytes_of_pixels else 2 * view.output_pixel) - view.groups * view.group_step) + WIDE
+    part += _to_next_pair(view) + WIDE
     step = _add(2 * view.input_pixel)
     if view.widens:
         pass
@@ -146,11 +145,21 @@ def _pairs(view: ConvolutionView) -> Part:
     return Part(2, 8) + _loop(part + Part(3, 10) + BRANCH_BACK, view.double_pixels)
 
 
+def _to_next_pair(view: ConvolutionView) -> Part:
+    back = view.groups * view.group_step
+    if view.straddles:
+        return _add(-back) + WIDE.copies(4) + LOAD + NARROW.copies(4) + WIDE
+    if view.planar and view.output_bytes == 1:
+        return WIDE.copies(2) + _add(1 - back)
+    return _add(2 * view.output_pixel - back)
+
+
 def _groups(view: ConvolutionView, pixels: int, straight: bool, how: Loop) -> Part:
     """Return all groups of four output channels of one or two pixels."""
     stores = view.stores(pixels)
-    part = Part(5, 4) + _taps(view, pixels, straight, how) + _requantize(view, pixels).copies(2)
-    part += WIDE.copies(2) + _stores(stores) + _add(view.group_step - _reach(stores)) + WIDE + NARROW + BRANCH_BACK
+    part = (WIDE + NARROW).copies(len(stores) - 1) + _sum(_stores(some) for some in stores)
+    part += Part(5, 4) + _taps(view, pixels, straight, how) + _requantize(view, pixels).copies(2)
+    part += WIDE.copies(2) + _add(view.group_step - _reach(stores[0])) + WIDE + NARROW + BRANCH_BACK
     return WIDE + _loop(part, view.groups)
 
 

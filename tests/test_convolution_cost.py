@@ -20,7 +20,7 @@ SHAPES = (
     {"kernel": (3, 3), "channels": 3, "stored_channels": 3, "size": (3, 96), "stride": (2, 2), "fpu": True},
     {"kernel": (1, 1), "channels": 64, "outputs": 60, "size": (1, 12)},
     {"kernel": (1, 1), "channels": 106, "outputs": 57, "size": (6, 6), "whole": True},
-    {"kernel": (1, 1), "channels": 64, "outputs": 64, "size": (4, 5), "whole": True},
+    {"kernel": (1, 1), "channels": 64, "outputs": 64, "size": (25, 5), "whole": True},
     {"kernel": (3, 3), "channels": 16, "size": (3, 32), "padding": (0, 0, 1, 1)},
     {"kernel": (3, 3), "channels": 64, "size": (3, 9)},
     {"kernel": (10, 4), "channels": 1, "stored_channels": 1, "size": (10, 10), "stride": (2, 2)},

@@ -51,6 +51,36 @@ def bytes_in() -> list[Case]:
     return made
 
 
+def straddling() -> list[Case]:
+    """Return several odd rows a call: pairs of pixels over the ends of rows, near planes and far ones."""
+    rng = np.random.default_rng(4)
+    base = {"kernel": (1, 1), "stride": (1, 1), "whole": True, "more_padding": 0, **SOLVABLE}
+    made = [
+        convolution_case(rng, **base, size=size, channels=channels, planar=planar, output_bytes=output_bytes)
+        for planar in (False, True)
+        for output_bytes in (1, 2)
+        for channels, sizes in (
+            (4, ((2, 1), (5, 1), (2, 3), (3, 3), (25, 5), (4, 7), (5, 9), (3, 11), (120, 19))),
+            (64, ((5, 5), (6, 7))),
+        )
+        for size in sizes
+    ]
+    assert all(case.view.straddles or case.call.output.contiguous for case in made)
+    return made
+
+
+@needs_gcc
+def test_c_bodies_make_several_odd_rows(tmp_path: Path) -> None:
+    run_on_host(straddling(), tmp_path)
+
+
+@needs_arm
+def test_assembly_makes_several_odd_rows(tmp_path: Path) -> None:
+    some = straddling()
+    assert all(case.view.assembly for case in some)
+    run_emulated(some, tmp_path)
+
+
 @needs_gcc
 def test_c_bodies_read_bytes(tmp_path: Path) -> None:
     run_on_host(bytes_in(), tmp_path)
