@@ -20,6 +20,7 @@ import bisect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -96,6 +97,35 @@ class _Block:
     last: _Instruction | None
 
 
+@cache
+def _decoder() -> Any:
+    decoder = capstone.Cs(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS | capstone.CS_MODE_V8)
+    decoder.detail = True
+    return decoder
+
+
+@lru_cache(maxsize=1 << 16)
+def _decoded(code: bytes) -> _Instruction:
+    """Return the instruction of these 2 or 4 bytes; what it costs does not depend on where it stands."""
+    decoded = next(_decoder().disasm(code, 0, 1), None)
+    if decoded is None:
+        return _Instruction("unknown", False, (), frozenset(), 0)
+    kind = str(decoded.mnemonic).split(".")[0]
+    conditional = decoded.cc not in (capstone_arm.ARM_CC_AL, capstone_arm.ARM_CC_INVALID)
+    if conditional and len(kind) > 2 and kind != "it":
+        kind = kind[:-2]
+    registers, address = [], set()
+    for operand in decoded.operands:
+        if operand.type == capstone_arm.ARM_OP_REG:
+            registers.append(str(decoded.reg_name(operand.reg)))
+        elif operand.type == capstone_arm.ARM_OP_MEM:
+            parts = (operand.mem.base, operand.mem.index)
+            address |= {str(decoded.reg_name(part)) for part in parts if part}
+    listed = registers if kind in ("push", "pop", "vpush", "vpop") else registers[1:]
+    words = sum(2 if re.match(r"d\d", register) else 1 for register in listed)
+    return _Instruction(kind, conditional or kind in ("cbz", "cbnz"), tuple(registers), frozenset(address), words)
+
+
 class BlockCosts:
     """Static costs of basic blocks, by the rules above.
 
@@ -107,10 +137,6 @@ class BlockCosts:
     def __init__(self, code: Callable[[int, int], bytes], timing: Timing) -> None:
         self._code = code
         self._timing = timing
-        self._decoder = capstone.Cs(
-            capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS | capstone.CS_MODE_V8
-        )
-        self._decoder.detail = True
         self._blocks: dict[tuple[int, int], _Block] = {}
 
     def __call__(self, address: int, size: int) -> _Block:
@@ -131,8 +157,7 @@ class BlockCosts:
         at = 0
         while at < size:
             length = instruction_bytes(code, at)
-            decoded = next(self._decoder.disasm(code[at : at + length], address + at, 1), None)
-            found.append(self._instruction(decoded))
+            found.append(_decoded(code[at : at + length]))
             at += length
         cycles = 0
         previous = None
@@ -146,25 +171,6 @@ class BlockCosts:
             taken = self._cycles(last, found[-2] if len(found) > 1 else None)
             saves = taken - self._timing.branch_not_taken
         return _Block(len(found), cycles, saves, address + size, branches, found[0] if found else None, last)
-
-    @staticmethod
-    def _instruction(decoded: Any) -> _Instruction:
-        if decoded is None:
-            return _Instruction("unknown", False, (), frozenset(), 0)
-        kind = str(decoded.mnemonic).split(".")[0]
-        conditional = decoded.cc not in (capstone_arm.ARM_CC_AL, capstone_arm.ARM_CC_INVALID)
-        if conditional and len(kind) > 2 and kind != "it":
-            kind = kind[:-2]
-        registers, address = [], set()
-        for operand in decoded.operands:
-            if operand.type == capstone_arm.ARM_OP_REG:
-                registers.append(str(decoded.reg_name(operand.reg)))
-            elif operand.type == capstone_arm.ARM_OP_MEM:
-                parts = (operand.mem.base, operand.mem.index)
-                address |= {str(decoded.reg_name(part)) for part in parts if part}
-        listed = registers if kind in ("push", "pop", "vpush", "vpop") else registers[1:]
-        words = sum(2 if re.match(r"d\d", register) else 1 for register in listed)
-        return _Instruction(kind, conditional or kind in ("cbz", "cbnz"), tuple(registers), frozenset(address), words)
 
     def _cycles(self, instruction: _Instruction, previous: _Instruction | None) -> int:
         """Cycles of `instruction` behind `previous` (None: unknown); a branch as if taken."""
