@@ -17,7 +17,7 @@ import numpy as np
 from codegen.call import Call
 from codegen.depthwise_row import Quad, Word, row_quads, row_words
 from codegen.layout import PLANAR8, PLANAR16, WIDE8, WIDE16, Storage, align4
-from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
+from codegen.requantize import RequantizationView, accumulator_range, requantizer
 from mnet.fixed_point import Int64Array
 from mnet.graph import DepthwiseConv2D, Graph, Op
 
@@ -159,9 +159,21 @@ def depthwise_accepts(op: Op, graph: Graph) -> str | None:
     return None
 
 
-def _requantizer(call: Call) -> Requantizer:
-    assert call.requantization is not None
-    return requantizer(call.requantization, *accumulator_range(call))
+def depthwise_numbers(call: Call) -> tuple[RequantizationView, Int64Array, Int64Array, Int64Array]:
+    """Return (form, weights [3, 3, channels], bias [channels], words of the requantisation [channels, words]).
+
+    The bias is for stored inputs, and ready for the requantisation: in the form fast times 256 and with the addend.
+    """
+    op, source = call.op, call.inputs[0]
+    assert isinstance(op, DepthwiseConv2D) and call.requantization is not None
+    how = requantizer(call.requantization, *accumulator_range(call))
+    weights = op.weights.astype(np.int64)
+    weights[:, :, how.constant] = 0
+    # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
+    bias = how.bias(op.bias - (source.tensor.zero_point - source.offset) * weights.sum((0, 1)))
+    if how.view.form == "fast":
+        bias = 256 * bias + how.delta
+    return how.view, weights, bias, how.words
 
 
 def _blocks(call: Call, source: Storage, target: Storage) -> tuple[Block, ...]:
@@ -227,7 +239,7 @@ def depthwise_view(call: Call, compact: bool = False) -> DepthwiseView:
         output_pixel=target.pixel_bytes,
         output_row=target.slot_bytes,
         constants="pairs" if not compact else "phases" if ring else "bytes",
-        requantization=_requantizer(call).view,
+        requantization=depthwise_numbers(call)[0],
     )
 
 
@@ -252,20 +264,13 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
     In the form phases, three words before the first channel say how far its requantisation is from its kernel rows.
     The constants of phase p are those of phase 0 without the first p words: one array serves all three.
     """
-    op, source = call.op, call.inputs[0]
-    assert isinstance(op, DepthwiseConv2D) and (phase == 0 or (call.rows == 1 and source.slots == 3))
-    how, live = _requantizer(call), len(op.bias)
-    weights = op.weights.astype(np.int64)
-    weights[:, :, how.constant] = 0
-    # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
-    bias = how.bias(op.bias - (source.tensor.zero_point - source.offset) * weights.sum((0, 1)))
-    fast = view.requantization.form == "fast"
-    if fast:
-        bias = 256 * bias + how.delta
-
+    source = call.inputs[0]
+    assert phase == 0 or (call.rows == 1 and source.slots == 3)
+    _, weights, bias, requantization = depthwise_numbers(call)
+    live, fast = len(bias), view.requantization.form == "fast"
     words = np.zeros((view.channels, view.channel_words), np.int64)
     words[:live, -1] = bias
-    words[:live, -1 - view.requantization.words : -1] = how.words
+    words[:live, -1 - view.requantization.words : -1] = requantization
     if view.constants == "pairs":
         # slot (phase + i) % 3 holds row i of the window
         _pairs(np.roll(weights, phase, axis=0) * (256 if fast else 1), words[:live])

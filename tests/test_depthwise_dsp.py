@@ -105,9 +105,8 @@ def drawn_values(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.nd
     return rng.integers(-128, 128, shape).astype(np.int8)
 
 
-def depthwise_case(rng: np.random.Generator, **choice: Any) -> Case:
-    """Draw a depthwise convolution 3x3: `choice` fixes some of what is drawn otherwise."""
-    draw = drawing(rng, choice)
+def depthwise_call(rng: np.random.Generator, draw: Draw) -> tuple[Call, str]:
+    """Draw a depthwise convolution 3x3 and how its tensors lie: a ring, whole for a row, whole for a whole layer."""
     layout: Layout = draw("input", PLANAR16, PLANAR8)
     op, how, shape, zero_points = drawn_layer(rng, draw, (3, 3), layout is PLANAR8)
     target = drawn_output(draw, op, shape, zero_points[1])
@@ -122,21 +121,39 @@ def depthwise_case(rng: np.random.Generator, **choice: Any) -> Case:
     )
     if mode == "ring":
         source = replace(source, slots=3)
-    call = Call(op, (source,), target, target.height if mode == "layer" else 1, how)
-    assert depthwise_accepts(op, NO_GRAPH) is None
-    view = depthwise_view(call, draw("compact", False, True))
+    return Call(op, (source,), target, target.height if mode == "layer" else 1, how), mode
 
-    values = drawn_values(rng, shape)
-    expected = requantize(accumulators(op, values, zero_points[0]), how)
-    row = 0 if mode == "layer" else int(rng.integers(target.height))
-    top = row * op.stride[0]
+
+def depthwise_case(rng: np.random.Generator, **choice: Any) -> Case:
+    """Draw a depthwise convolution 3x3: `choice` fixes some of what is drawn otherwise."""
+    draw = drawing(rng, choice)
+    call, mode = depthwise_call(rng, draw)
+    assert depthwise_accepts(call.op, NO_GRAPH) is None
+    view = depthwise_view(call, draw("compact", False, True))
+    return windowed_case(rng, call, mode, view, "depthwise_dsp", lambda phase: depthwise_pack(call, view, phase))
+
+
+def windowed_case(
+    rng: np.random.Generator,
+    call: Call,
+    mode: str,
+    view: object,
+    template: str,
+    pack: Callable[[int], tuple[int, ...]],
+) -> Case:
+    """Return a case of a kernel that reads three rows through one pointer: random inputs, a random row."""
+    op, source, target = call.op, call.inputs[0], call.output
+    assert isinstance(op, DepthwiseConv2D) and call.requantization is not None
+    values = drawn_values(rng, source.tensor.shape)
+    expected = requantize(accumulators(op, values, source.tensor.zero_point), call.requantization)
     if mode == "layer":
-        memory, pointer = filled(source, values, 0, shape[0], rng), 0
-    else:
-        memory, pointer = filled(source, values, top, 3, rng), 0 if mode == "ring" else source.slot_offset(top)
-    constants = depthwise_pack(call, view, top % 3 if mode == "ring" else 0)
-    rows = slice(None) if mode == "layer" else slice(row, row + 1)
-    return Case(call, view, "depthwise_dsp", constants, memory, (pointer,), target.top + row, expected[rows])
+        memory = filled(source, values, 0, source.height, rng)
+        return Case(call, view, template, pack(0), memory, (0,), target.top, expected)
+    row = int(rng.integers(target.height))
+    top = row * op.stride[0]
+    memory = filled(source, values, top, 3, rng)
+    pointer, phase = (0, top % 3) if mode == "ring" else (source.slot_offset(top), 0)
+    return Case(call, view, template, pack(phase), memory, (pointer,), target.top + row, expected[row : row + 1])
 
 
 def counted(cases: Sequence[Case], where: Path) -> list[tuple[int, int]]:
