@@ -25,7 +25,7 @@ import numpy as np
 from codegen.call import Call
 from codegen.layout import PLANAR8, PLANAR16, WIDE8, WIDE16
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
-from codegen.stores import Stores, neighbours, single, together
+from codegen.stores import OutputView, Stores, output_view
 from mnet.graph import Conv2D, FullyConnected, Graph, Int8Array, Op
 
 INPUTS = (WIDE16, WIDE8)
@@ -106,20 +106,19 @@ class ConvolutionView:
     columns: int  # pixels in it, where they are whole words: rounds of a loop take some words of each; else 1
     rows: int  # output rows of one call; more than 1 only with a kernel of one row
     pixels: int  # of an output row, or of all of them where the rows follow each other without gaps
-    straddles: bool  # all rows of the call are one line of pixels, and pairs of them may straddle two output rows
     groups: int  # of four output channels
     input_first: int  # the first window
     input_pixel: int  # from window to window
     input_row: int
     input_bytes: int  # of a value: 2, or 1, which are widened on the stack
-    output_first: int
-    output_pixel: int
-    output_channel: int
-    output_row: int
-    output_bytes: int  # of a value: 2, or 1, where the pixels of a planar row stand in the order 0, 2, 1, 3
-    output_offset: int  # subtracted from quantized + 128
+    output: OutputView
     requantization: RequantizationView
     unrolling: Unrolling
+
+    @property
+    def straddles(self) -> bool:
+        """Return whether all rows of the call are one line of pixels, so that a pair of them may straddle two rows."""
+        return self.output.wrap > 0
 
     @property
     def lines(self) -> int:
@@ -130,11 +129,6 @@ class ConvolutionView:
     def line_pixels(self) -> int:
         """Return the pixels of each."""
         return self.rows * self.pixels if self.straddles else self.pixels
-
-    @property
-    def planar(self) -> bool:
-        """Return whether the pixels of a channel are neighbours in the output, not the channels of a pixel."""
-        return self.output_pixel == self.output_bytes
 
     @property
     def group_words(self) -> int:
@@ -254,31 +248,7 @@ class ConvolutionView:
     @property
     def group_step(self) -> int:
         """Return the bytes from four output channels to the next four."""
-        return BLOCK * self.output_channel
-
-    def place(self, pixel: int) -> int:
-        """Return the bytes from the first pixel of a line of output to another one."""
-        row, pixel = divmod(pixel, self.pixels) if self.straddles else (0, pixel)
-        if self.planar and self.output_bytes == 1:
-            return row * self.output_row + pixel // 4 * 4 + PLANAR8.pixel_order[pixel % 4]
-        return row * self.output_row + pixel * self.output_pixel
-
-    def distance(self, pair: int) -> int:
-        """Return the bytes from the first to the second pixel of a pair."""
-        return self.place(2 * pair + 1) - self.place(2 * pair)
-
-    @property
-    def walk(self) -> tuple[int, ...]:
-        """Return how the output pointer walks over pairs that straddle rows, a word for each pair of two rows.
-
-        Bits 0-14: bytes to the next pair; bit 15: the walk begins anew; 16-31: the distance of the next pair.
-        """
-        words = []
-        for pair in range(self.pixels if self.straddles else 0):
-            step, last = self.place(2 * pair + 2) - self.place(2 * pair), pair == self.pixels - 1
-            assert 0 < step < 1 << 15
-            words.append(step | last << 15 | (self.distance(pair + 1) & 0xFFFF) << 16)
-        return tuple(words)
+        return BLOCK * self.output.channel
 
     def stores(self, pixels: int) -> tuple[Stores, ...]:
         """Return how four output channels of one or two pixels, the first one even, come into memory.
@@ -286,25 +256,17 @@ class ConvolutionView:
         The second of two pixels that may straddle rows has stores of its own, from a pointer of its own.
         """
         if pixels == 2 and self.straddles:
-            return tuple(self._stores((sums,), (0,)) for sums in SUMS)
-        return (self._stores(SUMS[:pixels], tuple(self.place(i) for i in range(pixels))),)
+            return tuple(self.output.stores((sums,), 0, False) for sums in SUMS)
+        return (self.output.stores(SUMS[:pixels], 0, self._in_words),)
 
     @property
     def triple_stores(self) -> Stores:
         """Return the same of two output channels of the last three pixels of a line."""
-        first = self.line_pixels - 3
-        return self._stores(TRIPLE_SUMS, tuple(self.place(first + i) - self.place(first) for i in range(3)))
+        return self.output.stores(TRIPLE_SUMS, self.line_pixels - 3, self._in_words)
 
-    def _stores(self, sums: tuple[tuple[str, ...], ...], places: tuple[int, ...]) -> Stores:
-        size = self.output_bytes
-        if not self.planar:
-            return together(neighbours(channels, size, False, places[i]) for i, channels in enumerate(sums))
-        planes = [(pixels, channel * self.output_channel) for channel, pixels in enumerate(zip(*sums, strict=True))]
-        if size == 2 and not self.straddles:
-            return together(neighbours(pixels, size, True, offset) for pixels, offset in planes)
-        return together(
-            single(pixel, size, offset + places[i]) for pixels, offset in planes for i, pixel in enumerate(pixels)
-        )
+    @property
+    def _in_words(self) -> bool:
+        return self.output.size == 2 and not self.straddles
 
 
 def _weights(op: Op) -> Int8Array:
@@ -372,18 +334,12 @@ def convolution_view(call: Call, unrolling: Unrolling = FAST) -> ConvolutionView
         columns=columns,
         rows=rows,
         pixels=width,
-        straddles=straddles,
         groups=target.stored_channels // BLOCK,
         input_first=first,
         input_pixel=pixel,
         input_row=row[0],
         input_bytes=source.layout.element_bytes,
-        output_first=target.left * target.pixel_bytes,
-        output_pixel=target.pixel_bytes,
-        output_channel=target.channel_bytes,
-        output_row=row[1],
-        output_bytes=target.layout.element_bytes,
-        output_offset=target.offset + 128,
+        output=output_view(target, row[1], width if straddles else 0),
         requantization=_requantizer(call).view,
         unrolling=unrolling,
     )
@@ -392,7 +348,7 @@ def convolution_view(call: Call, unrolling: Unrolling = FAST) -> ConvolutionView
 def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int, ...]:
     """Return the constants in the order in which the kernel reads them; a convolution has one phase only.
 
-    First `view.walk`. Then, for each group of four output channels c..c+3:
+    First `view.output.walk`. Then, for each group of four output channels c..c+3:
         4 words: bias of c; bias of c and 256 * bias of c+1, with the addend of c+1; the same for c+2 and c+3
         2 words for each pair of taps, rows outermost: lanes of c and c+1, lanes of c+2 and c+3; of an input in bytes
             the pairs are channels 0, 2 and 1, 3 of each four
@@ -431,4 +387,4 @@ def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int
     rows = [part.reshape(groups, -1) for part in (bias, pairs, words)]
     packed = np.concatenate(rows, 1) & 0xFFFFFFFF
     assert packed.shape[1] == view.group_words
-    return (*view.walk, *(int(word) for word in packed.ravel()))
+    return (*view.output.walk, *(int(word) for word in packed.ravel()))

@@ -106,7 +106,7 @@ def convolution_cost(view: ConvolutionView) -> Cost:
         if view.kernel_height == 1 and not view.single_straight and not view.widens:
             row += WIDE
     if view.lines > 1:
-        row = _loop(row + WIDE.copies(9) + _add(view.input_row) + _add(view.output_row) + BRANCH_BACK, view.lines)
+        row = _loop(row + WIDE.copies(9) + _add(view.input_row) + _add(view.output.row) + BRANCH_BACK, view.lines)
         row += WIDE.copies(4)
     total = _prologue(view) + row + _add(view.frame) + POP
     return Cost(total.cycles, total.code)
@@ -114,9 +114,9 @@ def convolution_cost(view: ConvolutionView) -> Cost:
 
 def _prologue(view: ConvolutionView) -> Part:
     each = LOAD + _add(view.input_first) + (NARROW if view.rows_on_stack else WIDE)
-    part = PUSH + WIDE.copies(3) + LOAD + _add(4 * view.groups * view.group_words) + _add(view.output_first)
+    part = PUSH + WIDE.copies(3) + LOAD + _add(4 * view.groups * view.group_words) + _add(view.output.first)
     if view.straddles:
-        part += WIDE.copies(3) + _add(4 * len(view.walk))
+        part += WIDE.copies(3) + _add(4 * len(view.output.walk))
     part += _add(-view.frame) + each.copies(view.kernel_height)
     if view.rows_on_stack and not view.widens:
         part += NARROW.copies(2)
@@ -149,9 +149,9 @@ def _to_next_pair(view: ConvolutionView) -> Part:
     back = view.groups * view.group_step
     if view.straddles:
         return _add(-back) + WIDE.copies(4) + LOAD + NARROW.copies(4) + WIDE
-    if view.planar and view.output_bytes == 1:
+    if view.output.shuffled:
         return WIDE.copies(2) + _add(1 - back)
-    return _add(2 * view.output_pixel - back)
+    return _add(2 * view.output.pixel - back)
 
 
 def _groups(view: ConvolutionView, pixels: int, straight: bool, how: Loop) -> Part:
@@ -177,7 +177,7 @@ def _requantize(view: ConvolutionView, pixels: int) -> Part:
         part = Part(4, 2) + WIDE.copies(6 * pixels)
     else:
         part = Part(4, 2).copies(2) + WIDE.copies(11 * pixels)
-    return part + _limits(view.requantization, view.output_offset, 2 * pixels)
+    return part + _limits(view.requantization, view.output.offset, 2 * pixels)
 
 
 def _taps(view: ConvolutionView, pixels: int, straight: bool, how: Loop) -> Part:
@@ -248,7 +248,7 @@ def _triple(view: ConvolutionView) -> Part:
     taps += WIDE.copies(height) if height > 1 else Part(-1)  # its first load is right behind those of the biases
     stores = view.triple_stores
     part = Part(3, 8) + taps + _requantize_triple(view) + WIDE + _stores(stores)
-    part += _add(2 * view.output_channel - _reach(stores)) + WIDE.copies(3) + NARROW + BRANCH_BACK
+    part += _add(2 * view.output.channel - _reach(stores)) + WIDE.copies(3) + NARROW + BRANCH_BACK
     group = NARROW + _add(16 + 8 * height * view.pairs) + _loop(part, 2) + WIDE + NARROW.copies(2) + BRANCH_BACK
     return WIDE + _loop(group, view.groups)
 
@@ -322,7 +322,7 @@ def _put(view: FpuView, *values: str) -> Part:
 def _fpu_prologue(view: FpuView) -> Part:
     words = view.weight_words + view.constant_words
     part = _put(view, "constants", "constants_end", "output", "input") + LOAD.copies(2)
-    part += _add(4 * view.channel_pairs * words) + _add(view.output_first) + _add(view.input_first)
+    part += _add(4 * view.channel_pairs * words) + _add(view.output.first) + _add(view.input_first)
     if view.kernel_height > 1:
         names = [f"d{row + 1}" for row in range(view.kernel_height)]
         part += _put(view, *names) + (LOAD + WIDE + NARROW).copies(view.kernel_height - 1) + NARROW + WIDE
@@ -344,13 +344,13 @@ def _fpu_row(view: FpuView) -> Part:
     blocks = _sum(_block(view, block) for block in view.blocks)
     behind_stores = len(view.blocks) - 1 + (view.rounds == 1 and view.last is not None)
     blocks += Part(-behind_stores)
-    moved = len(view.blocks) * 4 * view.output_pixel
+    moved = len(view.blocks) * 4 * view.output.pixel
     last = _block(view, view.last) if view.last else NOTHING
     if view.rounds == 1:
-        return blocks + last + _move(view, 2 * view.output_channel)
+        return blocks + last + _move(view, 2 * view.output.channel)
     around = _get(view, "end") + _add(len(view.blocks) * 4 * view.input_pixel) + NARROW + BRANCH_BACK
     part = _loop(blocks + _move(view, moved) + around, view.rounds) + last
-    part += _move(view, 2 * view.output_channel - view.rounds * moved)
+    part += _move(view, 2 * view.output.channel - view.rounds * moved)
     return part if view.last else part + _get(view, "output")
 
 
@@ -382,4 +382,4 @@ def _fpu_requantize(view: FpuView, pixels: int) -> Part:
     else:
         part += _get(view, "c2", "c3", "c4") + _get(view, "c5", "c6", "c7")
         part += WIDE.copies((8 if view.wide else 10) * pixels)
-    return part + _limits(view.requantization, view.output_offset, 2 * pixels)
+    return part + _limits(view.requantization, view.output.offset, 2 * pixels)

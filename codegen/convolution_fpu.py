@@ -22,7 +22,7 @@ from codegen.call import Call
 from codegen.convolution import OUTPUTS, convolution_accepts
 from codegen.layout import WIDE16, align4
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
-from codegen.stores import Stores, neighbours, together
+from codegen.stores import OutputView, Stores, output_view
 from mnet.graph import Conv2D, Graph, Op
 
 BLOCK = 4  # pixels
@@ -69,11 +69,7 @@ class FpuView:
     channel_pairs: int  # of the output
     input_first: int  # the first window
     input_pixel: int  # from window to window
-    output_first: int
-    output_pixel: int
-    output_channel: int
-    output_bytes: int  # of a value: 2, or 1, where the pixels of a planar row stand in the order 0, 2, 1, 3
-    output_offset: int  # subtracted from quantized + 128
+    output: OutputView
     requantization: RequantizationView
     unrolled_words: int
 
@@ -112,11 +108,6 @@ class FpuView:
         return 2 + 2 * self.requantization.words
 
     @property
-    def planar(self) -> bool:
-        """Return whether the pixels of a channel are neighbours in the output, not the channels of a pixel."""
-        return self.output_pixel == self.output_bytes
-
-    @property
     def assembly(self) -> bool:
         """Return whether there is an assembly body; else the C body serves every core."""
         return not self.requantization.own_steps
@@ -134,7 +125,7 @@ class FpuView:
     def blocks(self) -> tuple[Block, ...]:
         """Return the full blocks of one round."""
         return tuple(
-            Block(BLOCK, BLOCK * i * self.input_pixel, BLOCK * i * self.output_pixel)
+            Block(BLOCK, BLOCK * i * self.input_pixel, BLOCK * i * self.output.pixel)
             for i in range(self.pixels // BLOCK // self.rounds)
         )
 
@@ -143,7 +134,7 @@ class FpuView:
         """Return the pixels behind the full blocks."""
         done = len(self.blocks) * BLOCK if self.rounds == 1 else 0
         rest = self.pixels % BLOCK
-        return Block(rest, done * self.input_pixel, done * self.output_pixel) if rest else None
+        return Block(rest, done * self.input_pixel, done * self.output.pixel) if rest else None
 
     @property
     def homes(self) -> dict[str, str]:
@@ -181,16 +172,7 @@ class FpuView:
 
     def stores(self, block: Block) -> Stores:
         """Return how two output channels of a block come into memory."""
-        channels = [pixels[: block.pixels] for pixels in SUMS]
-        if self.planar:
-            return together(
-                neighbours(pixels, self.output_bytes, True, block.output + i * self.output_channel)
-                for i, pixels in enumerate(channels)
-            )
-        return together(
-            neighbours(pixel, self.output_bytes, False, block.output + i * self.output_pixel)
-            for i, pixel in enumerate(zip(*channels, strict=True))
-        )
+        return self.output.stores(tuple(zip(*SUMS, strict=True))[: block.pixels], 0, True, block.output)
 
     def steps(self, block: Block) -> tuple[tuple[Step, ...], ...]:
         """Return, for each kernel row, its words in the order of use."""
@@ -296,11 +278,7 @@ def fpu_view(call: Call, unrolled_words: int = UNROLLED_WORDS) -> FpuView:
         channel_pairs=target.stored_channels // 2,
         input_first=first,
         input_pixel=op.stride[1] * source.pixel_bytes,
-        output_first=target.left * target.pixel_bytes,
-        output_pixel=target.pixel_bytes,
-        output_channel=target.channel_bytes,
-        output_bytes=target.layout.element_bytes,
-        output_offset=target.offset + 128,
+        output=output_view(target, 0, 0),
         requantization=_requantizer(call).view,
         unrolled_words=unrolled_words,
     )

@@ -1,9 +1,9 @@
-"""From registers that hold one stored value each to words in memory: how convolutions pack and store their outputs."""
+"""How convolutions pack and store their outputs: from registers that hold one stored value each to words in memory."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from codegen.layout import PLANAR8
+from codegen.layout import PLANAR8, Storage
 
 BYTE_ORDER = (0, 1, 2, 3)
 
@@ -61,3 +61,82 @@ def neighbours(registers: Sequence[str], size: int, planar: bool, offset: int) -
         packing.append(f"orr {byte[0]}, {byte[0]}, {byte[1]}, lsl #8")
     assert planar or len(byte) in (2, 4)
     return Stores(tuple(packing), (Store("str" if planar or len(byte) == 4 else "strh", byte[0], offset),))
+
+
+@dataclass(frozen=True)
+class OutputView:
+    """Where the outputs of one call lie. Distances are in bytes."""
+
+    first: int  # from the start of the row's slot to the first pixel
+    pixel: int
+    channel: int
+    row: int
+    size: int  # of a value: 2, or 1, where the pixels of a planar row stand in the order 0, 2, 1, 3
+    offset: int  # subtracted from quantized + 128
+    wrap: int  # pixels of a row, where those of several rows are taken as one line; else 0
+
+    @property
+    def planar(self) -> bool:
+        """Return whether the pixels of a channel are neighbours, not the channels of a pixel."""
+        return self.pixel == self.size
+
+    @property
+    def shuffled(self) -> bool:
+        """Return whether pixels stand in the order 0, 2, 1, 3."""
+        return self.planar and self.size == 1
+
+    def place(self, pixel: int) -> int:
+        """Return the bytes from the first pixel of a line to another one."""
+        row, pixel = divmod(pixel, self.wrap) if self.wrap else (0, pixel)
+        if self.shuffled:
+            return row * self.row + pixel // 4 * 4 + PLANAR8.pixel_order[pixel % 4]
+        return row * self.row + pixel * self.pixel
+
+    def distance(self, pair: int) -> int:
+        """Return the bytes from the first to the second pixel of a pair."""
+        return self.place(2 * pair + 1) - self.place(2 * pair)
+
+    @property
+    def walk(self) -> tuple[int, ...]:
+        """Return how a pointer walks over pairs that straddle rows, a word for each pair of two rows.
+
+        Bits 0-14: bytes to the next pair; bit 15: the walk begins anew; 16-31: the distance of the next pair.
+        """
+        words = []
+        for pair in range(self.wrap):
+            step, last = self.place(2 * pair + 2) - self.place(2 * pair), pair == self.wrap - 1
+            assert 0 < step < 1 << 15
+            words.append(step | last << 15 | (self.distance(pair + 1) & 0xFFFF) << 16)
+        return tuple(words)
+
+    def stores(self, sums: Sequence[Sequence[str]], first: int, in_words: bool, offset: int = 0) -> Stores:
+        """Return how sums of neighbouring pixels come into memory.
+
+        Args:
+            sums: registers [pixel][channel].
+            first: the number of the first pixel of the line.
+            in_words: planar pixels fill words of memory, from the first pixel on.
+            offset: bytes from the pointer to the first pixel.
+        """
+        places = [offset + self.place(first + i) - self.place(first) for i in range(len(sums))]
+        if not self.planar:
+            return together(neighbours(channels, self.size, False, places[i]) for i, channels in enumerate(sums))
+        planes = [(pixels, channel * self.channel) for channel, pixels in enumerate(zip(*sums, strict=True))]
+        if in_words:
+            return together(neighbours(pixels, self.size, True, places[0] + plane) for pixels, plane in planes)
+        return together(
+            single(pixel, self.size, places[i] + plane) for pixels, plane in planes for i, pixel in enumerate(pixels)
+        )
+
+
+def output_view(target: Storage, row: int, wrap: int) -> OutputView:
+    """Return where the outputs of a call lie whose rows are `row` bytes apart."""
+    return OutputView(
+        first=target.left * target.pixel_bytes,
+        pixel=target.pixel_bytes,
+        channel=target.channel_bytes,
+        row=row,
+        size=target.layout.element_bytes,
+        offset=target.offset + 128,
+        wrap=wrap,
+    )
