@@ -1,13 +1,15 @@
-"""What a call of `depthwise_dsp` takes on a Cortex-M4: the instructions of its text, priced as mnet/cycles.py does.
+"""What a call of a DSP depthwise kernel takes on a Cortex-M4: its instructions, priced as mnet/cycles.py does.
 
 Every instruction is 1 cycle here but these: a load that does not follow another one or a store (2), LDM, PUSH and POP
 (1 and 1 per word), a taken branch (3).
 """
 
-from codegen.call import Cost
+from codegen.call import Call, Cost
 from codegen.depthwise import Block, DepthwiseView, Line
 from codegen.depthwise_row import Quad, Word
+from codegen.depthwise_shared import SharedView, shared_numbers
 from codegen.requantize import RequantizationView
+from mnet.graph import DepthwiseConv2D
 
 
 def total(*parts: Cost) -> Cost:
@@ -116,3 +118,44 @@ def depthwise_cost(view: DepthwiseView) -> Cost:
     )
     after = Cost(-2 + 12, 4)  # the last branch is not taken
     return total(before, repeated(view.channels // view.unroll, body), after)
+
+
+def shared_cost(view: SharedView, call: Call) -> Cost:
+    """Return the cost of one call of `depthwise_shared`, whose sizes are not in the view."""
+    assert isinstance(call.op, DepthwiseConv2D)
+    numbers = shared_numbers(call, view)
+    runs, rows, pairs = len(numbers.counts), call.rows, call.inputs[0].width // 2
+    products, started = (6, 7) if view.stride == 1 else (3, 4)  # of a pair
+    single, double = leaving(view.requantization, 1), leaving(view.requantization, 2)
+    step = plain(2)  # of the output pointer
+    load = total(plain(1), Cost(4, 14), plain(3) if view.input_bytes == 1 else plain(0))
+    left = total(plain(4), single, step) if view.left else plain(0)
+    begin = total(Cost(5, 18), load, left, plain(started), Cost(1, 4))
+
+    odd, even = pairs // 2, (pairs - 1) // 2  # pairs in the loop
+    full = total(load, plain(products + started))
+    odd_pair = total(full, Cost(2 + 1, 6 + 4), *((double, step) if view.stride == 1 else ()))
+    even_pair = total(full, double, step, Cost(3, 4))
+    loop = total(repeated(odd, odd_pair), repeated(even, even_pair))
+    mid_exit = odd > even
+    if view.stride == 2:
+        loop = total(loop, repeated(int(mid_exit), total(single, step, Cost(4, 6))))
+
+    tail, closes = numbers.tail != 0, view.right and (view.stride == 1 or not view.left)
+    last = total(Cost(9, 26) if view.input_bytes == 1 else Cost(5, 16), plain(3))
+    if view.stride == 1 and view.right:
+        last = total(last, single, step, Cost(4, 14))
+    end = total(
+        Cost(4 if tail else 6, 10),
+        repeated(int(tail), last),
+        repeated(int(tail or closes), total(single, plain(1 if closes else 2))),
+        plain(0 if closes else 1),
+        Cost(9 + 3, 28 + 4),
+    )
+    row = total(begin, loop, end)
+    # Where branches went otherwise than above: at the end of a row's loop, and of a run of rows.
+    row_cycles = row.cycles + (2 if mid_exit or pairs == 1 else -2)
+    run, channel = Cost(13 + 5 + 3 - 2, 44 + 18 + 4), Cost(13 + 8 + 3 - 2, 40 + 30 + 4)
+    frame = Cost(39 + 13 - 2, 56)
+    cycles = frame.cycles + len(call.op.bias) * (channel.cycles + runs * run.cycles + rows * row_cycles)
+    return Cost(cycles, frame.code_bytes + channel.code_bytes + run.code_bytes + row.code_bytes)

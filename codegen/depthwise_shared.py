@@ -90,7 +90,7 @@ def shared_view(call: Call) -> SharedView:
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class SharedNumbers:
     """The numbers of a call that the header holds. Distances are in bytes."""
 
     counts: tuple[int, ...]  # output rows of each run that has its own kernel rows
@@ -100,7 +100,8 @@ class _Geometry:
     tail: int  # bit 1: the width is odd; bit 0: the last pixel is byte 1 of its word
 
 
-def _geometry(call: Call, view: SharedView) -> _Geometry:
+def shared_numbers(call: Call, view: SharedView) -> SharedNumbers:
+    """Return the numbers of a call."""
     op, source = call.op, call.inputs[0]
     assert isinstance(op, DepthwiseConv2D)
     pairs, odd = divmod(source.width, 2)
@@ -113,8 +114,8 @@ def _geometry(call: Call, view: SharedView) -> _Geometry:
     # if it began at `end`, and behind an even pair if it began beyond that.
     last_odd = pairs - 1 - pairs % 2
     if view.input_bytes == 2:
-        return _Geometry(counts, first, 4 * pairs, 4 * last_odd - pairs % 2, 2 * odd)
-    return _Geometry(counts, first, 4 * (pairs // 2), 4 * (last_odd // 2) - pairs % 2, (2 + pairs % 2) * odd)
+        return SharedNumbers(counts, first, 4 * pairs, 4 * last_odd - pairs % 2, 2 * odd)
+    return SharedNumbers(counts, first, 4 * (pairs // 2), 4 * (last_odd // 2) - pairs % 2, (2 + pairs % 2) * odd)
 
 
 def shared_pack(call: Call, view: SharedView, phase: int) -> tuple[int, ...]:
@@ -130,7 +131,7 @@ def shared_pack(call: Call, view: SharedView, phase: int) -> tuple[int, ...]:
     op, source, target = call.op, call.inputs[0], call.output
     assert isinstance(op, DepthwiseConv2D) and (phase == 0 or (call.rows == 1 and source.slots == 3))
     _, weights, bias, requantization = depthwise_numbers(call)
-    shape, slot = _geometry(call, view), source.slot_bytes
+    shape, slot = shared_numbers(call, view), source.slot_bytes
     moved = call.rows * view.stride * slot - (len(shape.counts) - 1) * slot
     header = [
         *(4 * (3 - i) for i in range(3)),

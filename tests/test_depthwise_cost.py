@@ -7,9 +7,11 @@ import pytest
 
 from codegen.call import Cost
 from codegen.depthwise import DepthwiseView
-from codegen.depthwise_cost import depthwise_cost
+from codegen.depthwise_cost import depthwise_cost, shared_cost
+from codegen.depthwise_shared import SharedView
 from codegen.layout import PLANAR8, PLANAR16
 from mnet.oracle import Rounding
+from tests import test_depthwise_shared
 from tests.kernel_harness import Case, needs_arm, unsolved
 from tests.test_depthwise_dsp import batch, counted, depthwise_case
 
@@ -61,3 +63,10 @@ def test_cost_of_networks_shapes(mode: str, tmp_path: Path) -> None:
         for layout in (PLANAR16, PLANAR8)
     ]
     check(*depthwise_costs(cases), tmp_path)
+
+
+@needs_arm
+def test_cost_of_shared_code(tmp_path: Path) -> None:
+    cases = [*test_depthwise_shared.batch(24, 60), *test_depthwise_shared.large_cases()]
+    found = [(case, case.view) for case in cases if isinstance(case.view, SharedView) and case.view.assembly]
+    check([case for case, _ in found], [shared_cost(view, case.call) for case, view in found], tmp_path)
