@@ -13,7 +13,7 @@ from flash at 120 MHz about 18 %. The rules, beyond the table of a target:
   * What the disassembler does not know (MVE, low-overhead loops on a Cortex-M55) costs `data_processing`.
   * M7, M33, M55 and M85 take the M4's costs, for Arm publishes none: good to compare kernels by, no prediction.
 
-`from_flash` adds what a flash with wait states costs: two coefficients, calibrated in mnet/docs/cycles.md.
+What a flash with wait states costs is in mnet.flash, from the code that `Profile.fetch` says comes from it.
 """
 
 import bisect
@@ -30,6 +30,7 @@ from capstone import arm as capstone_arm
 
 from codegen.targets import Target, Timing
 from mnet.counting import REST, Counts, Edge, count_qemu, count_unicorn
+from mnet.flash import Fetch, fetched
 from mnet.toolchain import Symbol, build_target, code_of, instruction_bytes, symbols
 
 # Functions of the harness that run between subject_begin and subject_end; what they do is not the model's.
@@ -62,6 +63,7 @@ class Profile:
     functions: Mapping[str, Cost]
     total: Cost
     stack_bytes: int | None
+    fetch: Mapping[int, Fetch]  # by entry: code that a small instruction cache does not hold
 
 
 # --- the costs of a block -----------------------------------------------------------------------------------------
@@ -95,6 +97,11 @@ class _Block:
     branches: bool
     first: _Instruction | None
     last: _Instruction | None
+
+    @property
+    def ends_in(self) -> str:
+        """Return the last instruction, without width and condition."""
+        return self.last.kind if self.last else ""
 
 
 @cache
@@ -235,27 +242,6 @@ def _is_branch(instruction: _Instruction) -> bool:
     return bool(registers) and registers[0] == "pc" and (kind in ("mov", "add") or bool(_LOAD.match(kind)))
 
 
-# --- flash --------------------------------------------------------------------------------------------------------
-
-# Calibrated on an STM32L4R5 at 120 MHz (5 wait states, caches on): see "Flash wait states" in mnet/docs/cycles.md.
-WAITS_PER_CYCLE = 0.036  # what convolutional networks wait for code and for constants that they read again
-BYTES_PER_WAIT = 16  # of constants that stream from flash: each such line waits once
-
-
-def from_flash(cycles: int, constant_bytes: int, wait_states: int) -> int:
-    """Return cycles with code and constants in a flash of so many wait states, behind a small cache.
-
-    Args:
-        cycles: with none.
-        constant_bytes: read from flash, once for each call that reads them.
-        wait_states: of the flash; 0 returns `cycles` as they are.
-
-    >>> from_flash(1_000_000, 0, 5), from_flash(1_000_000, 160_000, 5), from_flash(1_000_000, 160_000, 0)
-    (1180000, 1230000, 1000000)
-    """
-    return cycles + round(wait_states * (WAITS_PER_CYCLE * cycles + constant_bytes / BYTES_PER_WAIT))
-
-
 # --- costs of a run -----------------------------------------------------------------------------------------------
 
 
@@ -340,6 +326,7 @@ def profile(
 
     marked = marked or elf
     entries: dict[int, Cost] = {}
+    fetch: Mapping[int, Fetch] = {}
     mark = next((symbol.address for symbol in symbols(marked) if symbol.name == "subject_trace"), None)
     if mark is not None:
         marked_counts = counts if marked is elf else _counts(marked, target, image, chosen)
@@ -348,6 +335,8 @@ def profile(
         for (entry, function), cost in _costs_of(marked, target, marked_counts).items():
             if entry != REST and function not in runners:
                 entries[entry] = entries.get(entry, Cost()) + cost
+        kernels = (e for e in marked_counts.edges if e.entry != REST and function_of(e.block) not in runners)
+        fetch = fetched(kernels, BlockCosts(code_of(marked), target.timing))
     return Profile(
         target=target.name,
         emulator=chosen,
@@ -357,6 +346,7 @@ def profile(
         functions=MappingProxyType(dict(sorted(functions.items(), key=lambda item: (-item[1].cycles, item[0])))),
         total=total,
         stack_bytes=counts.run.stack_bytes,
+        fetch=MappingProxyType(dict(fetch)),
     )
 
 

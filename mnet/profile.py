@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen.plan import Plan
-from mnet import cycles, toolchain, verify
+from mnet import cycles, flash, toolchain, verify
 from mnet.cycles import Cost
 from mnet.errors import ToolError
 from mnet.graph import macs_of
@@ -28,7 +28,8 @@ class LayerProfile:
     file_macs: int  # of the layer as it stands in the file
     instructions: int
     cycles: int
-    flash_cycles: int  # the same when code and constants are read from a flash with wait states
+    flash_cycles: int  # the same when code and constants are read from a flash with wait states: an estimate
+    fetch_cycles: int  # the same at the flash's bandwidth for code, but for loops that fit an instruction cache
     code_bytes: int  # of the function; 0 where an earlier layer has it
     shares_code_with: str  # that earlier layer, or ""
     constant_bytes: int  # weights, biases, multipliers; of all phases
@@ -66,6 +67,7 @@ class ModelProfile:
     instructions: int
     cycles: int
     flash_cycles: int
+    fetch_cycles: int
     code_bytes: int
     constant_bytes: int
     arena_bytes: int
@@ -86,7 +88,7 @@ def profile_model(prepared: Prepared, wait_states: int = 0) -> ModelProfile:
 
     Args:
         prepared: the model and its plan.
-        wait_states: of the flash that code and constants are read from, for `flash_cycles`.
+        wait_states: of the flash that code and constants are read from, for `flash_cycles` and `fetch_cycles`.
 
     Raises:
         ToolError: the target is no emulated core, or a compiler or emulator is missing or failed.
@@ -126,6 +128,7 @@ def profile_model(prepared: Prepared, wait_states: int = 0) -> ModelProfile:
         instructions=found.total.instructions,
         cycles=found.total.cycles,
         flash_cycles=sum(layer.flash_cycles for layer in layers),
+        fetch_cycles=sum(layer.fetch_cycles for layer in layers),
         code_bytes=sizes.code,
         constant_bytes=constant_bytes,
         arena_bytes=plan.arena_bytes,
@@ -133,13 +136,20 @@ def profile_model(prepared: Prepared, wait_states: int = 0) -> ModelProfile:
     )
 
 
-def _costs(plan: Plan, found: cycles.Profile) -> dict[str, Cost]:
-    """Add up the entries of each op; what belongs to none comes last."""
-    cost = {op.name: Cost() for op in plan.ops} | {PADDING: Cost(), INPUT: Cost()}
-    for index, spent in found.entries.items():
-        name = INPUT if index >= len(plan.entries) else plan.entries[index].op or PADDING
-        cost[name] += spent
-    return cost | {RUNNER: found.runner}
+def _row_of(plan: Plan, entry: int) -> str:
+    """Return the row of the table that an entry belongs to."""
+    return INPUT if entry >= len(plan.entries) else plan.entries[entry].op or PADDING
+
+
+def _costs(plan: Plan, found: cycles.Profile, wait_states: int) -> tuple[dict[str, Cost], dict[str, int]]:
+    """Return for each row what its entries cost, and how long they wait for code at the flash's bandwidth."""
+    cost = {name: Cost() for name in (*(op.name for op in plan.ops), PADDING, INPUT)}
+    stall = dict.fromkeys((*cost, RUNNER), 0)
+    for entry, spent in found.entries.items():
+        cost[_row_of(plan, entry)] += spent
+    for entry, fetch in found.fetch.items():
+        stall[_row_of(plan, entry)] += fetch.stall(wait_states)
+    return cost | {RUNNER: found.runner}, stall
 
 
 def _function_bytes(plan: Plan, symbols: tuple[Symbol, ...]) -> dict[str, int]:
@@ -153,13 +163,16 @@ def _function_bytes(plan: Plan, symbols: tuple[Symbol, ...]) -> dict[str, int]:
 
 
 def _constants(plan: Plan) -> tuple[dict[str, int], dict[str, int]]:
-    """Return for each op the bytes of its constants, and those that all its calls read, once each."""
+    """Return for each op the bytes of its constants, and those that all its calls read, each word once a call."""
     stored, read = {op.name: 0 for op in plan.ops}, {op.name: 0 for op in plan.ops}
+    counted = set()
     for entry, calls in zip(plan.entries, plan.entry_calls, strict=True):
         if entry.op and entry.constants:
             size = 4 * len(plan.constants[entry.constants])
-            stored[entry.op] += size
             read[entry.op] += size * calls
+            if entry.constants not in counted:  # phases of a ring may read one array, from different words on
+                stored[entry.op] += size
+                counted.add(entry.constants)
     return stored, read
 
 
@@ -173,7 +186,8 @@ def _layers(
 ) -> tuple[LayerProfile, ...]:
     """Return the rows of the table: layers, then what is none; the schedule gets code and constants that are left."""
     plan = prepared.plan
-    cost, functions = _costs(plan, found), _function_bytes(plan, symbols)
+    cost, stall = _costs(plan, found, wait_states)
+    functions = _function_bytes(plan, symbols)
     stored, read = _constants(plan)
     in_file = {op.name: macs_of(prepared.source, op) for op in prepared.source.ops}
     owner: dict[str, str] = {}
@@ -190,7 +204,8 @@ def _layers(
                 file_macs=in_file.get(op.call.op.name, 0) if computes else 0,
                 instructions=spent.instructions,
                 cycles=spent.cycles,
-                flash_cycles=cycles.from_flash(spent.cycles, read[op.name], wait_states),
+                flash_cycles=flash.estimate(spent.cycles, read[op.name], wait_states),
+                fetch_cycles=spent.cycles + stall[op.name],
                 code_bytes=functions[op.symbol] if first == op.name else 0,
                 shares_code_with="" if first == op.name else first,
                 constant_bytes=stored[op.name],
@@ -201,7 +216,21 @@ def _layers(
     for name in (PADDING, INPUT, RUNNER):
         code, constants = (code_left, constants_left) if name == RUNNER else (0, 0)
         spent = cost[name]
-        slow = cycles.from_flash(spent.cycles, constants, wait_states)
         if spent.instructions or code:
-            rows.append(LayerProfile(name, "", 0, 0, 0, spent.instructions, spent.cycles, slow, code, "", constants))
+            rows.append(
+                LayerProfile(
+                    name=name,
+                    kernel="",
+                    calls=0,
+                    macs=0,
+                    file_macs=0,
+                    instructions=spent.instructions,
+                    cycles=spent.cycles,
+                    flash_cycles=flash.estimate(spent.cycles, constants, wait_states),
+                    fetch_cycles=spent.cycles + stall[name],
+                    code_bytes=code,
+                    shares_code_with="",
+                    constant_bytes=constants,
+                )
+            )
     return tuple(rows)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 from codegen.emit import Origin, emit
 from codegen.kernels import KERNELS
 from codegen.requantize import requantizer
-from mnet import ablation, figures, proof
+from mnet import ablation, figures, flash, proof
 from mnet.cli import main
-from mnet.cycles import from_flash
+from mnet.counting import Edge
 from mnet.errors import MnetError, ToolError
+from mnet.flash import estimate
 from mnet.oracle import LITERT, SHORTCUTS, requantization
 from mnet.pipeline import Options, prepare
 from mnet.profile import ModelProfile, profile_model
@@ -46,7 +47,16 @@ def run(*arguments: object) -> Result:
 
 
 def test_rows_add_up_to_the_totals(profile: ModelProfile) -> None:
-    for what in ("instructions", "cycles", "flash_cycles", "macs", "file_macs", "code_bytes", "constant_bytes"):
+    for what in (
+        "instructions",
+        "cycles",
+        "flash_cycles",
+        "fetch_cycles",
+        "macs",
+        "file_macs",
+        "code_bytes",
+        "constant_bytes",
+    ):
         assert sum(getattr(layer, what) for layer in profile.layers) == getattr(profile, what) > 0
 
 
@@ -98,12 +108,45 @@ MEASURED = {
 @pytest.mark.parametrize("name", MEASURED)
 def test_the_flash_model_is_within_its_error_bar_of_hardware(name: str) -> None:
     measured, modelled, constants = MEASURED[name]
-    assert abs(from_flash(modelled, constants, 5) / modelled - measured / modelled) < 0.03
+    assert abs(estimate(modelled, constants, 5) / modelled - measured / modelled) < 0.03
+
+
+@dataclass(frozen=True)
+class FakeBlock:
+    cycles: int
+    end: int
+    ends_in: str
+
+
+def loop_of(size: int, rounds: int, ends_in: str = "b") -> flash.Fetch:
+    """Return what a loop of one block at 100 takes from flash that is entered twice, so many rounds each time."""
+    back = 2 * (rounds - 1)
+    edges = [Edge(0, 0, 40, 4, 1, 2), Edge(0, 40, 100, size, 9, 2), Edge(0, 100, 100, size, 9, back)]
+    blocks = {40: FakeBlock(3, 44, "b"), 100: FakeBlock(10, 100 + size, ends_in)}
+    return flash.fetched(edges, lambda address, _: blocks[address])[0]
+
+
+def test_a_loop_that_fits_the_cache_is_fetched_once_each_time_it_is_entered() -> None:
+    assert loop_of(1024, 50).blocks == ((2, 4, 3), (2, 1024, 10))
+
+
+def test_a_longer_loop_is_fetched_in_every_round() -> None:
+    assert loop_of(1026, 50).blocks == ((2, 4, 3), (100, 1026, 10))
+
+
+def test_a_call_backwards_is_no_loop() -> None:
+    assert loop_of(64, 50, "bl").blocks == ((2, 4, 3), (100, 64, 10))
+
+
+def test_waiting_for_code_takes_what_the_core_does_not_hide() -> None:
+    fetch = flash.Fetch(((100, 64, 20), (100, 8, 20)))  # 64 B take 8 * (1 + waits) cycles, 20 of them hidden
+    assert [fetch.stall(waits) for waits in (0, 1, 2, 5)] == [0, 0, 400, 2800]
 
 
 def test_wait_states_slow_every_row_down(profile: ModelProfile) -> None:
-    assert all(layer.flash_cycles > layer.cycles for layer in profile.layers)
-    assert from_flash(profile.cycles, profile.constant_bytes, 0) == profile.cycles
+    assert all(layer.flash_cycles > layer.cycles <= layer.fetch_cycles for layer in profile.layers)
+    assert profile.fetch_cycles > profile.cycles
+    assert estimate(profile.cycles, profile.constant_bytes, 0) == profile.cycles
 
 
 # --- what changed ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ def profile(
 
 
 def _print_layers(found: ModelProfile) -> None:
-    slow = (Column(f"cycles, {found.wait_states} waits", True),) if found.wait_states else ()
+    waits = f"{found.wait_states} waits"
+    slow = (Column(waits, True), Column(f"{waits}, uncached", True)) if found.wait_states else ()
     columns = (
         Column("layer"),
         Column("kernel"),
@@ -45,7 +46,7 @@ def _print_layers(found: ModelProfile) -> None:
     )
     rows = [_row(layer, found) for layer in found.layers]
     total: list[object] = ["total", "", None, found.macs, found.file_macs, found.instructions, found.cycles]
-    total += [found.flash_cycles] if slow else []
+    total += [found.flash_cycles, found.fetch_cycles] if slow else []
     total += ["100.0", found.cycles / max(found.macs, 1), found.cycles / max(found.file_macs, 1)]
     total += [found.code_bytes, "", found.constant_bytes]
     title = f"{found.model} for {found.target}, oracle {found.oracle}, one inference\n"
@@ -56,14 +57,17 @@ def _print_layers(found: ModelProfile) -> None:
     print(f"\n{found.compiler}, {' '.join(found.flags)}")
     print(f"instructions: exact, counted in {found.emulator}; cycles: modelled for zero wait states, {found.timing}")
     if found.wait_states:
-        times = found.flash_cycles / found.cycles
-        print(f"with {found.wait_states} wait states: {times:.2f} times that; how far to trust it: mnet/docs/cycles.md")
+        times, most = found.flash_cycles / found.cycles, found.fetch_cycles / found.cycles
+        print(
+            f"with {found.wait_states} wait states: {times:.2f} times that if loops fit the instruction cache (estimate), "
+            f"{most:.2f} times\nif a 64-bit flash has to deliver the code of loops over 1 KB (bound): mnet/docs/cycles.md"
+        )
 
 
 def _row(layer: LayerProfile, found: ModelProfile) -> Sequence[object]:
     row: list[object] = [layer.name, layer.kernel, layer.calls or None, layer.macs or None, layer.file_macs or None]
     row += [layer.instructions, layer.cycles]
-    row += [layer.flash_cycles] if found.wait_states else []
+    row += [layer.flash_cycles, layer.fetch_cycles] if found.wait_states else []
     row += [f"{100 * layer.cycles / found.cycles:.1f}", layer.cycles_per_mac, layer.cycles_per_file_mac]
     return [*row, layer.code_bytes or None, layer.shares_code_with, layer.constant_bytes or None]
 
