@@ -59,8 +59,8 @@ def _print_layers(found: ModelProfile) -> None:
     if found.wait_states:
         times, most = found.flash_cycles / found.cycles, found.fetch_cycles / found.cycles
         print(
-            f"with {found.wait_states} wait states: {times:.2f} times that if loops fit the instruction cache (estimate);"
-            f"\n{most:.2f} times if a 64-bit flash has to deliver the code of loops over 1 KB (bound): mnet/docs/cycles.md"
+            f"with {found.wait_states} wait states: {times:.2f} times that if loops fit the code cache (estimate),"
+            f"\n{most:.2f} times if the flash has to deliver the code of loops over 1 KB (bound): mnet/docs/cycles.md"
         )
 
 
