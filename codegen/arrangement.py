@@ -174,16 +174,16 @@ class Arranger:
         for name, storage in self.storages.items():
             own = name in gathered or name == self.graph.output
             fitted[name] = replace(storage, slots=_slots(storage, self.stages, schedule.slots[name], own))
-        whole = {name for name, storage in fitted.items() if storage.whole}
+        filled = {name for name, storage in fitted.items() if storage.filled_below}
 
         def needed(op: int, name: str) -> bool:
             storage = fitted[name]
-            if op == FILL_ROW:  # where every row has a slot, the padding below was filled with the rest
-                return name not in whole
+            if op == FILL_ROW:
+                return name not in filled
             return op != FILL_ALL or storage.padded or storage.layout is SUMS32
 
         steps = tuple(step for step in schedule.steps if needed(step.op, step.tensor))
-        lives = row_lives(self.works, self.rows, steps, whole)
+        lives = row_lives(self.works, self.rows, steps, filled)
         units = [unit for name in fitted for unit in self._units(fitted[name], lives[name], len(steps) - 1)]
         image = None
         if self.input_mode == "arena":

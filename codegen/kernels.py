@@ -176,9 +176,7 @@ def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
 
 
 def _depthwise_needs(op: Op, graph: Graph, target: Target) -> Needs:
-    top, bottom, _, _ = _padding_of(op)
-    if is_small(op, graph):
-        top, bottom = 0, 0
+    top, bottom, _, _ = _padding_of(op)  # of calls that make one row; a call that makes them all knows the edges
     return Needs(PLANAR16, (top, bottom, 0, 0))
 
 

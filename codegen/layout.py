@@ -125,7 +125,12 @@ class Storage:
     @property
     def padded(self) -> bool:
         """Return whether some stored pixel is padding and has to be set before the first row is made."""
-        return bool(self.top or self.left or self.right or (self.bottom and self.whole))
+        return bool(self.top or self.left or self.right or (self.bottom and self.filled_below))
+
+    @property
+    def filled_below(self) -> bool:
+        """Return whether the padding rows below are set with the others, not one by one when they are wanted."""
+        return self.whole and not self.layout.planar
 
     @property
     def whole(self) -> bool:

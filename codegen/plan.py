@@ -223,7 +223,7 @@ class _Replay:
         elif entry.first_row >= 0:
             rows = [entry.first_row + number * entry.row_step]
         else:
-            below = range(storage.top + storage.height, storage.virtual_rows) if storage.whole else ()
+            below = range(storage.top + storage.height, storage.virtual_rows) if storage.filled_below else ()
             rows = [*range(storage.top), *below]
         for virtual in rows:
             self.make(entry.tensor, virtual, step)

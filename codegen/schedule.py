@@ -140,11 +140,11 @@ def pull_schedule(
 
 
 def row_lives(
-    works: Sequence[Work], tensors: Mapping[str, Rows], steps: Sequence[Step], whole: Collection[str]
+    works: Sequence[Work], tensors: Mapping[str, Rows], steps: Sequence[Step], filled_below: Collection[str]
 ) -> dict[str, dict[int, tuple[int, int]]]:
     """Return for each tensor and virtual row the first and the last step in which the row must lie in memory.
 
-    The padding rows of the tensors in `whole` are filled with the rest, before the first row.
+    The padding rows of the tensors in `filled_below` are set with the rest, before the first row.
     """
     lives: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in tensors}
     done = [0] * len(works)
@@ -156,7 +156,7 @@ def row_lives(
         rows = tensors[step.tensor]
         if step.op == FILL_ALL:
             end = rows.top + rows.height
-            below = range(end, end + rows.bottom) if step.tensor in whole else ()
+            below = range(end, end + rows.bottom) if step.tensor in filled_below else ()
             for row in (*range(max(rows.top, 1)), *below):  # without padding above: sums, or what lies beside row 0
                 touch(step.tensor, row, number)
         elif step.op == FILL_ROW:

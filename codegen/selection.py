@@ -1,7 +1,7 @@
 """Which kernel each op gets, and how its tensors lie for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codegen.call import Arithmetic, Call
 from codegen.kernels import AVERAGE, ROW_SUM, Kernel, Needs, candidates, wide
@@ -97,6 +97,13 @@ def _can_have(op: Op, graph: Graph, target: Target, layout: Layout) -> bool:
     return all(layout.name in kernel.writes for kernel in candidates(producer, graph, target)[:1])
 
 
+def _needs(reader: Stage, graph: Graph, target: Target) -> Needs:
+    needs = reader.kernel.needs(reader.op, graph, target)
+    if reader.kernel.ring_of_window and reader.rows > 1:
+        return replace(needs, padding=(0, 0, *needs.padding[2:]))
+    return needs
+
+
 def storages_of(
     graph: Graph, target: Target, stages: Sequence[Stage], tensors: Mapping[str, Tensor]
 ) -> dict[str, Storage]:
@@ -110,7 +117,7 @@ def storages_of(
         if any(stage.kernel.consumes_rows and stage.output == name for stage in stages):
             layout, needs = SUMS32, [Needs(SUMS32)]
         else:
-            needs = [reader.kernel.needs(reader.op, graph, target) for reader in readers] or [Needs(wide(target))]
+            needs = [_needs(reader, graph, target) for reader in readers] or [Needs(wide(target))]
             layout = needs[0].layout
         top, bottom, left, right = (max(need.padding[side] for need in needs) for side in range(4))
         channels = tensor.shape[2]

@@ -81,8 +81,8 @@ class TableWriter:
         planar = storage.layout.planar
         repeats, step = (storage.stored_channels, storage.channel_bytes // 4) if planar else (1, 0)
         words = storage.slot_bytes // 4
-        if every and planar and not storage.whole:
-            words *= storage.top  # the ring's other slots get rows before anybody reads them
+        if every and planar:
+            words *= storage.top  # the other slots get rows before anybody reads them
         elif every:
             words, repeats, step = storage.buffer_bytes // 4, 1, 0
         symbol = f"{self.name}_{label}"
