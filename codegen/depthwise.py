@@ -58,10 +58,19 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Output:
+    """How many channels there are, and where their values go. Distances are in bytes."""
+
+    channels: int
+    first: int
+    pixel: int
+    row: int
+
+
+@dataclass(frozen=True)
 class DepthwiseView:
     """Everything that the text of a depthwise convolution depends on. Distances are in bytes."""
 
-    channels: int
     width: int  # of the input
     left: int  # padding columns, which are not stored
     stride: int
@@ -71,9 +80,7 @@ class DepthwiseView:
     input_bytes: int  # of a pixel: 2 in planar16, 1 in planar8
     input_channel: int
     output_bytes: int  # of a value: 2 in wide16, 1 in wide8
-    output_first: int
-    output_pixel: int
-    output_row: int
+    output: Output | None  # None: read from the constants, so that layers of one map share the text
     constants: Literal["pairs", "bytes", "phases"]  # of depthwise_pack
     requantization: RequantizationView
 
@@ -121,13 +128,14 @@ class DepthwiseView:
         """Return the channels of one round of the channel loop."""
         outputs = self.rows * self.outputs
         most = 4 if outputs <= FEW_OUTPUTS else 2 if outputs <= PAIRED_OUTPUTS else 1
-        if self.layer:  # a loop over rows moves the pointers
-            most = 1
+        if self.layer or not self.output:  # the rows move the pointers
+            return 1
+        channels = self.output.channels
         return next(
             count
             for count in (4, 2, 1)
             if count <= most
-            and self.channels % count == 0
+            and channels % count == 0
             and (count == 1 or (count - 1) * self.input_channel + self._reach <= LARGEST_OFFSET)
         )
 
@@ -176,11 +184,14 @@ def depthwise_numbers(call: Call) -> tuple[RequantizationView, Int64Array, Int64
     return how.view, weights, bias, how.words
 
 
-def _blocks(call: Call, source: Storage, target: Storage) -> tuple[Block, ...]:
-    """Return the output rows of a call: written out, or with a loop over those that do not touch padding."""
+def _blocks(call: Call, source: Storage, row: int) -> tuple[Block, ...]:
+    """Return the output rows of a call: written out, or with a loop over those that do not touch padding.
+
+    `row` is the distance of output rows in bytes.
+    """
     op = call.op
     assert isinstance(op, DepthwiseConv2D)
-    slot, row = source.slot_bytes, target.slot_bytes
+    slot = source.slot_bytes
     if call.rows == 1:
         return (Block((Line(tuple((i, i * slot) for i in range(3)), 0),)),)
 
@@ -191,7 +202,7 @@ def _blocks(call: Call, source: Storage, target: Storage) -> tuple[Block, ...]:
         taps = ((i, (top + i - moved) * slot) for i in range(3) if 0 <= top + i < source.height)
         return Line(tuple(taps), (number - first) * row)
 
-    if max(source.height * source.width, call.rows * target.width) <= STRAIGHT_PIXELS:
+    if max(source.height * source.width, call.rows * call.output.width) <= STRAIGHT_PIXELS:
         return (Block(tuple(map(line, range(call.rows)))),)
     inner = [number for number in range(call.rows) if len(line(number).taps) == 3]
     each = -(-2 * ROUND_WORDS // (source.width + 1))
@@ -207,13 +218,25 @@ def _blocks(call: Call, source: Storage, target: Storage) -> tuple[Block, ...]:
     )
 
 
-def depthwise_view(call: Call, compact: bool = False) -> DepthwiseView:
+def _ring(call: Call) -> bool:
+    return call.rows == 1 and call.inputs[0].slots == 3
+
+
+def depthwise_shares(call: Call, compact: bool) -> bool:
+    """Return whether a view may be `shared`: its outputs lie one behind the other, its constants have one form."""
+    target = call.output
+    in_turn = call.rows == 1 or target.slot_bytes == target.width * target.pixel_bytes
+    return in_turn and not (compact and _ring(call))
+
+
+def depthwise_view(call: Call, compact: bool = False, shared: bool = False) -> DepthwiseView:
     """Return what the text depends on. Input planar16 or planar8, output wide16 or wide8.
 
     rows[0] is, for one output row, the first slot of a ring of three, or the top row of the window in a tensor stored
     whole, padding rows included; for several output rows it is row 0 of the tensor. rows[1] is the first output row.
 
-    `compact`: a third of the constants, for some more cycles per channel and call.
+    `compact`: a third of the constants, for some more cycles per channel and call. `shared`: the text serves any number
+    of channels and any distance of output pixels, for 1.5 cycles more per output.
     """
     op, source, target = call.op, call.inputs[0], call.output
     assert isinstance(op, DepthwiseConv2D)
@@ -222,10 +245,10 @@ def depthwise_view(call: Call, compact: bool = False) -> DepthwiseView:
     # An odd channel gets a partner where memory has one, so that the loop can take two at a time.
     channels = source.tensor.shape[2]
     channels += channels % 2 and min(source.stored_channels, target.stored_channels) > channels
-    blocks = _blocks(call, source, target)
-    ring = call.rows == 1 and source.slots == 3
+    output = Output(channels, target.left * target.pixel_bytes, target.pixel_bytes, target.slot_bytes)
+    assert not shared or depthwise_shares(call, compact)
+    blocks = _blocks(call, source, 0 if shared else target.slot_bytes)
     return DepthwiseView(
-        channels=channels,
         width=source.width,
         left=op.padding[2],
         stride=op.stride[1],
@@ -235,10 +258,8 @@ def depthwise_view(call: Call, compact: bool = False) -> DepthwiseView:
         input_bytes=source.layout.element_bytes,
         input_channel=source.channel_bytes,
         output_bytes=target.layout.element_bytes,
-        output_first=target.left * target.pixel_bytes,
-        output_pixel=target.pixel_bytes,
-        output_row=target.slot_bytes,
-        constants="pairs" if not compact else "phases" if ring else "bytes",
+        output=None if shared else output,
+        constants="pairs" if not compact else "phases" if _ring(call) else "bytes",
         requantization=depthwise_numbers(call)[0],
     )
 
@@ -263,21 +284,26 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
 
     In the form phases, three words before the first channel say how far its requantisation is from its kernel rows.
     The constants of phase p are those of phase 0 without the first p words: one array serves all three.
+
+    Without an output in the view, three words before the first channel are the distances, in bytes, of the first
+    output from rows[1], of pixels, and of the end of the channels.
     """
-    source = call.inputs[0]
-    assert phase == 0 or (call.rows == 1 and source.slots == 3)
+    target = call.output
+    assert phase == 0 or _ring(call)
     _, weights, bias, requantization = depthwise_numbers(call)
     live, fast = len(bias), view.requantization.form == "fast"
-    words = np.zeros((view.channels, view.channel_words), np.int64)
+    channels = view.output.channels if view.output else live
+    ends = [target.left * target.pixel_bytes, target.pixel_bytes, live * view.output_bytes] if not view.output else []
+    words = np.zeros((channels, view.channel_words), np.int64)
     words[:live, -1] = bias
     words[:live, -1 - view.requantization.words : -1] = requantization
     if view.constants == "pairs":
         # slot (phase + i) % 3 holds row i of the window
         _pairs(np.roll(weights, phase, axis=0) * (256 if fast else 1), words[:live])
-        return tuple(int(word) & 0xFFFFFFFF for word in words.ravel())
+        return tuple(int(word) & 0xFFFFFFFF for word in [*ends, *words.ravel()])
     count = 5 if view.constants == "phases" else 3
     for place in range(count):
         row = weights[place if count == 3 else (2 - place) % 3] & 0xFF
         words[:live, place] = row[0] | row[1] << 8 | row[1] << 16 | row[2] << 24
-    before = [4 * (count - i) for i in range(3)] if view.constants == "phases" else []
+    before = [4 * (count - i) for i in range(3)] if view.constants == "phases" else ends
     return tuple(int(word) & 0xFFFFFFFF for word in [*before, *words.ravel()][phase:])

@@ -53,6 +53,14 @@ def _loads(line: Line, offset: int, behind_store: bool) -> Cost:
     return Cost(count + (not behind_store), 4 * count - 2 * near)
 
 
+def _addresses(view: DepthwiseView, line: Line, pixels: list[int]) -> Cost:
+    """Return what outputs that leave together take to find their places."""
+    if not view.output:
+        return plain(4 if len(pixels) == 3 else 3)
+    reach = line.output + max(pixels) * view.output.pixel
+    return plain(min(reach // 4096, len(pixels)))
+
+
 def _row(view: DepthwiseView, line: Line, behind_store: bool) -> Cost:
     """Return the cost of one output row."""
     taps = len(line.taps)
@@ -70,8 +78,7 @@ def _row(view: DepthwiseView, line: Line, behind_store: bool) -> Cost:
             behind_store = bool(step.leave)
         if step.leave:
             parts.append(leaving(view.requantization, len(step.leave)))
-            reach = line.output + max(leave.pixel for leave in step.leave) * view.output_pixel
-            parts.append(plain(min(reach // 4096, len(step.leave))))
+            parts.append(_addresses(view, line, [leave.pixel for leave in step.leave]))
     return total(*parts)
 
 
@@ -80,7 +87,8 @@ def _block(view: DepthwiseView, block: Block) -> Cost:
     body = total(*(_row(view, line, number > 0) for number, line in enumerate(block.lines)))
     if block.rounds == 1:
         return body
-    end = total(addition(block.input_step), addition(block.output_step), plain(3), Cost(1 + 3, 2 + 4))
+    to_output = total(addition(block.output_step), plain(2)) if view.output else plain(0)
+    end = total(addition(block.input_step), to_output, plain(1), Cost(1 + 3, 2 + 4))
     before = total(addition(block.rounds * block.input_step, moves=True), plain(1))
     return total(before, repeated(block.rounds, total(body, end)), Cost(-2, 0))
 
@@ -98,8 +106,8 @@ def _constants(view: DepthwiseView) -> Cost:
     return total(moves, Cost(2, 6), Cost(1 + 3 + words, 4 * (3 + words)), widen)
 
 
-def depthwise_cost(view: DepthwiseView) -> Cost:
-    """Return the cost of one call."""
+def depthwise_cost(view: DepthwiseView, channels: int = 0) -> Cost:
+    """Return the cost of one call of `depthwise_dsp`; `channels` is for views that do not hold them."""
     channel = total(_constants(view), *(_block(view, block) for block in view.blocks))
     to_input, to_output = view.advance
     end = total(
@@ -109,15 +117,15 @@ def depthwise_cost(view: DepthwiseView) -> Cost:
         Cost(1 + 3, 2 + 4),
     )
     body = total(Cost(view.unroll * channel.cycles, view.unroll * channel.code_bytes), end)
-    before = total(
-        Cost(10 + 3, 4 + 4),
-        addition(view.output_first),
-        plain(3),
-        addition(view.output_bytes * view.channels),
-        Cost(3, 8) if view.constants == "phases" else Cost(0, 0),
-    )
+    before = total(Cost(10 + 3, 4 + 4), plain(3), Cost(3, 8) if view.constants == "phases" else plain(0))
+    if view.output:
+        channels = view.output.channels
+        before = total(before, addition(view.output.first), addition(view.output_bytes * channels))
+    else:
+        body = total(body, plain(2))
+        before = total(before, Cost(4 + 3, 12))
     after = Cost(-2 + 12, 4)  # the last branch is not taken
-    return total(before, repeated(view.channels // view.unroll, body), after)
+    return total(before, repeated(channels // view.unroll, body), after)
 
 
 def shared_cost(view: SharedView, call: Call) -> Cost:

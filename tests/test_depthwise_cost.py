@@ -29,7 +29,8 @@ def check(cases: list[Case], costs: list[Cost], where: Path) -> None:
 def depthwise_costs(cases: list[Case]) -> tuple[list[Case], list[Cost]]:
     """Return those with an assembly body, and their costs."""
     found = [(case, case.view) for case in cases if isinstance(case.view, DepthwiseView) and case.view.assembly]
-    return [case for case, _ in found], [depthwise_cost(view) for _, view in found]
+    costs = [depthwise_cost(view, case.call.output.tensor.shape[2]) for case, view in found]
+    return [case for case, _ in found], costs
 
 
 @needs_arm

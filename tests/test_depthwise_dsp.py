@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 
 from codegen.call import Call
-from codegen.depthwise import DepthwiseView, depthwise_accepts, depthwise_pack, depthwise_view
+from codegen.depthwise import DepthwiseView, depthwise_accepts, depthwise_pack, depthwise_shares, depthwise_view
 from codegen.layout import PLANAR8, PLANAR16, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.targets import TARGETS
 from mnet.counting import Edge
@@ -129,7 +129,9 @@ def depthwise_case(rng: np.random.Generator, **choice: Any) -> Case:
     draw = drawing(rng, choice)
     call, mode = depthwise_call(rng, draw)
     assert depthwise_accepts(call.op, NO_GRAPH) is None
-    view = depthwise_view(call, draw("compact", False, True))
+    compact = draw("compact", False, True)
+    shared = depthwise_shares(call, compact) and draw("shared", False, False, True)
+    view = depthwise_view(call, compact, shared)
     return windowed_case(rng, call, mode, view, "depthwise_dsp", lambda phase: depthwise_pack(call, view, phase))
 
 
@@ -251,6 +253,18 @@ def test_both_bodies_of_large_shapes(tmp_path: Path) -> None:
     assert all(getattr(case.view, "assembly", False) for case in cases)
     run_on_host(cases, tmp_path)
     run_emulated(cases, tmp_path)
+
+
+@needs_arm
+def test_layers_of_one_map_share_their_text(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    same: dict[str, Any] = {"zero_points": (-128, -128), "activation": (-128, 127), "spread": 1, "input": PLANAR16}
+    same |= {"same": True, "rounding": Rounding.DOUBLE, "output": WIDE16, "stride": 1, "border": (0, 0, 0, 0)}
+    same |= {"size": (6, 6), "mode": "layer", "compact": True, "shared": True}
+    cases = [depthwise_case(rng, **same, channels=channels) for channels in (2, 15, 106)]
+    assert len({case.view for case in cases}) == 1
+    outputs = 36 * 106
+    assert counted(cases, tmp_path)[-1][0] <= 13 * outputs
 
 
 def test_the_phases_of_a_ring_share_one_array() -> None:
