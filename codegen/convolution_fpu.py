@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codegen.call import Call
-from codegen.convolution import OUTPUTS, convolution_accepts
+from codegen.convolution import OUTPUTS, SAVED_BYTES, convolution_accepts
 from codegen.layout import WIDE16, align4
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
 from codegen.stores import OutputView, Stores, output_view
@@ -164,6 +164,11 @@ class FpuView:
     def frame(self) -> int:
         """Return the bytes of the stack that values live in."""
         return 4 * sum(home.startswith("[") for home in self.homes.values())
+
+    @property
+    def stack_bytes(self) -> int:
+        """Return the bytes of stack that a call takes."""
+        return SAVED_BYTES + 4 * max(self.last_register - FREE_REGISTERS + 1, 0) + self.frame
 
     @property
     def last_register(self) -> int:

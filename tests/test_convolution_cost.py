@@ -10,7 +10,7 @@ from codegen.convolution_cost import convolution_cost, fpu_cost
 from codegen.convolution_fpu import FpuView
 from mnet.graph import Conv2D, FullyConnected
 from mnet.oracle import Rounding
-from tests.kernel_harness import Case, measured, needs_arm, unsolved
+from tests.kernel_harness import POISON, Case, Machine, measured, needs_arm, unsolved, write_sources
 from tests.test_kernels_dsp import convolution_case
 
 __all__ = ["unsolved"]  # a fixture
@@ -55,6 +55,22 @@ def test_costs_of_layers_in_every_layout_and_size(tmp_path: Path) -> None:
 def test_costs_of_random_calls(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     check([convolution_case(rng, fpu=i % 2 == 0) for i in range(80)], tmp_path)
+
+
+@needs_arm
+def test_views_know_their_stack(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    choice = {"rounding": Rounding.DOUBLE, "spread": 1, "kind": Conv2D}
+    cases = [convolution_case(rng, fpu=i % 2 == 0, **choice) for i in range(40)]
+    names = write_sources(cases, tmp_path)
+    machine = Machine(tmp_path)
+    poison = bytes([POISON]) * 8192
+    for case, name in zip(cases, names, strict=True):
+        machine.uc.mem_write(Machine.STACK - len(poison), poison)
+        machine.run(case, name)
+        touched = len(bytes(machine.uc.mem_read(Machine.STACK - len(poison), len(poison))).lstrip(poison[:1]))
+        # The word for the end of a loop is there even where there is no loop.
+        assert not case.view.assembly or touched <= case.view.stack_bytes <= touched + 4, case.view
 
 
 @needs_arm
