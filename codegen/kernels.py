@@ -72,6 +72,7 @@ class Kernel:
     can_be_whole: Callable[[Op, Graph], bool] = lambda op, graph: False  # can make all rows in one call
     makes: Callable[[Call], bool] = lambda call: True  # with these rows a call
     cost: Callable[[Call, Any], Cost] | None = None  # None: plain C, the last resort
+    stack: Callable[[Any], int] = lambda view: 40  # bytes that a call takes, from its view
     one_copy: bool = False  # of the constants, for all phases of a ring: phase p begins at word p
 
     def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
@@ -241,6 +242,7 @@ KERNELS: tuple[Kernel, ...] = (
             makes=lambda call: call.rows == 1,
             pointers=_window_pointers,
             cost=lambda call, view: fpu_cost(view),
+            stack=lambda view: int(view.stack_bytes),
         )
         for words in (convolution_fpu.UNROLLED_WORDS, convolution_fpu.COMPACT_WORDS, convolution_fpu.SMALL_WORDS)
     ),
@@ -258,6 +260,7 @@ KERNELS: tuple[Kernel, ...] = (
             can_be_whole=_plain_pointwise,
             pointers=lambda call: 1 if isinstance(call.op, FullyConnected) else _window_pointers(call),
             cost=lambda call, view: convolution_cost(view),
+            stack=lambda view: int(view.stack_bytes),
         )
         for unrolling in (convolution.FAST, convolution.COMPACT, convolution.SMALL)
     ),

@@ -26,6 +26,7 @@ class Solution:
     candidates: tuple[Candidate, ...]
     cycles: int
     ram: int  # live bytes of rows
+    stack: int  # of the kernel that takes most
     flash: int
     price: float
 
@@ -66,10 +67,11 @@ class Optimizer:
         cycles = self.base + sum(candidate.cycles for candidate in candidates)
         code = {candidate.function: candidate.code_bytes for candidate in candidates}
         flash = FIXED_CODE + sum(code.values()) + sum(candidate.constant_bytes for candidate in candidates)
-        price = self.objective.price(cycles, ram, flash)
+        stack = max(candidate.stack_bytes for candidate in candidates)
+        price = self.objective.price(cycles, ram + stack, flash)
         if ram > self.most_ram:
             price += 1e6 + ram  # out of budget: first of all less memory
-        return Solution(layouts, tuple(candidates), cycles, ram, flash, price)
+        return Solution(layouts, tuple(candidates), cycles, ram, stack, flash, price)
 
     def _with_layouts(self, old: Solution | None, layouts: Layouts, changed: Sequence[int]) -> Solution | None:
         """Return a solution in which the `changed` stages take the best candidates for `layouts`."""

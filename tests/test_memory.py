@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegen.memory import Box, live_bytes, merged, place
@@ -22,6 +22,7 @@ def steps_of(box: Box) -> set[int]:
     return {step for first, last in box.spans for step in range(first, last + 1)}
 
 
+@settings(deadline=None, max_examples=40)
 @given(boxes())
 def test_placement_is_sound_and_deterministic(drawn: list[Box]) -> None:
     addresses, taken = place(drawn)
