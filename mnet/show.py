@@ -95,7 +95,7 @@ def _simplified(prepared: Prepared) -> str:
     all_weights = (f"{sum(map(weights_of, g.ops)):,}" for g in (graph, source))
     rows.append(("total", "", "", "", "", *all_macs, *all_weights))
     head = f"{graph.name}: {len(graph.ops)} of {len(source.ops)} ops, model {graph.model_hash}"
-    gone = [f"gone: {', '.join(f'{op.name} ({type(op).__name__})' for op in before.values())}"] if before else []
+    gone = [f"folded or dropped: {', '.join(type(op).__name__ for op in before.values())}"] if before else []
     return "\n".join([head, *_aligned(rows, right={5, 6, 7, 8}), *gone])
 
 
