@@ -5,15 +5,26 @@ The first row that accepts an op decides what the op needs of its tensors and ho
 planner then chooses among the rows that need the same, its variants, and among the layouts that they read and write.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from codegen import convolution, convolution_fpu, convolution_mve, depthwise, depthwise_mve, packed, plain
+from codegen import (
+    convolution,
+    convolution_fpu,
+    convolution_mve,
+    depthwise,
+    depthwise_mve,
+    depthwise_shared,
+    packed,
+    plain,
+)
 from codegen.call import Call, Cost
 from codegen.convolution_cost import convolution_cost, fpu_cost
 from codegen.depthwise_cost import depthwise_cost
+from codegen.depthwise_cost import shared_cost as depthwise_shared_cost
 from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
 from codegen.simplify import is_global
 from codegen.targets import Target
@@ -95,7 +106,9 @@ class Kernel:
                 return 0, source.height - 1
 
 
-_DSP_OUTPUT = frozenset({"wide16", "wide8", "planar16", "planar8"})
+_PLANAR = frozenset({"planar16", "planar8"})
+_WIDE = frozenset({"wide16", "wide8"})
+_DSP_OUTPUT = _PLANAR | _WIDE
 _ANY = frozenset({"wide16", "wide8", "bytes8", "planar16"})
 
 
@@ -139,6 +152,15 @@ def _depthwise_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if not isinstance(op, DepthwiseConv2D):
         return "not a depthwise convolution"
     return depthwise.depthwise_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
+
+
+def _depthwise_shared(op: Op, graph: Graph, target: Target) -> str | None:
+    refused = _depthwise_dsp(op, graph, target)
+    return refused or depthwise_shared.shared_accepts(op, graph)
+
+
+def _depthwise_makes(call: Call, compact: bool, shared: bool) -> bool:
+    return not shared or depthwise.depthwise_shares(call, compact)
 
 
 def _convolution_mve(op: Op, graph: Graph, target: Target) -> str | None:
@@ -251,7 +273,7 @@ KERNELS: tuple[Kernel, ...] = (
             family="convolution_dsp",
             template="convolution_dsp.c.j2",
             accepts=_convolution_dsp,
-            reads=frozenset({"wide16", "wide8"}),
+            reads=_WIDE,
             writes=_DSP_OUTPUT,
             needs=_convolution_needs,
             view=partial(convolution.convolution_view, unrolling=unrolling),
@@ -269,18 +291,34 @@ KERNELS: tuple[Kernel, ...] = (
             family="depthwise_dsp",
             template="depthwise_dsp.c.j2",
             accepts=_depthwise_dsp,
-            reads=frozenset({"planar16", "planar8"}),
-            writes=frozenset({"wide16", "wide8"}),
+            reads=_PLANAR,
+            writes=_WIDE,
             needs=_depthwise_needs,
-            view=partial(depthwise.depthwise_view, compact=compact),
+            view=partial(depthwise.depthwise_view, compact=compact, shared=shared),
             pack=depthwise.depthwise_pack,
             whole_layer=is_small,
             can_be_whole=lambda op, graph: True,
             ring_of_window=True,
-            cost=lambda call, view: depthwise_cost(view),
+            makes=partial(_depthwise_makes, compact=compact, shared=shared),
+            cost=lambda call, view: depthwise_cost(view, call.inputs[0].tensor.shape[2]),
             one_copy=compact,
         )
-        for compact in (False, True)
+        for shared, compact in itertools.product((False, True), repeat=2)
+    ),
+    Kernel(
+        family="depthwise_shared",
+        template="depthwise_shared.c.j2",
+        accepts=_depthwise_shared,
+        reads=_PLANAR,
+        writes=_WIDE,
+        needs=_depthwise_needs,
+        view=depthwise_shared.shared_view,
+        pack=depthwise_shared.shared_pack,
+        whole_layer=is_small,
+        can_be_whole=lambda op, graph: True,
+        ring_of_window=True,
+        cost=lambda call, view: depthwise_shared_cost(view, call),
+        one_copy=True,
     ),
     Kernel(
         family="convolution_packed",

@@ -1,7 +1,7 @@
 """Layouts and kernels for one arrangement: descend from candidate to candidate while the price falls.
 
-Moves: a tensor changes its layout, and the ops around it take what then is best; an op takes another kernel; all ops
-that can take one function take it, which pays where each alone would not.
+Moves: a tensor changes its layout, and the ops around it take what then is best; an op takes another kernel; several
+ops take one function, which pays where each alone would not.
 """
 
 import math
@@ -110,8 +110,10 @@ class Optimizer:
                 if option is not now.candidates[index]:
                     yield self._replaced(now, {index: option})
         for options in shared.values():
-            if len(options) > 1:
-                yield self._replaced(now, options)
+            lost = {index: option.cycles - now.candidates[index].cycles for index, option in options.items()}
+            order = sorted(options, key=lost.__getitem__)
+            for count in range(2, len(order) + 1):  # those that lose least come first
+                yield self._replaced(now, {index: options[index] for index in order[:count]})
 
     def _replaced(self, now: Solution, options: Mapping[int, Candidate]) -> Solution:
         return self.solution(now.layouts, [options.get(i, old) for i, old in enumerate(now.candidates)], now.ram)

@@ -1,0 +1,85 @@
+"""What a user asks of the planner is what the plan is best at; budgets are kept; choices change no bits."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from codegen.objective import OBJECTIVES
+from codegen.plan import Plan
+from codegen.planner import INPUT_MODES, plan
+from codegen.simplify import simplify
+from codegen.targets import target
+from mnet.errors import PlanError
+from mnet.graph import Graph
+from mnet.oracle import LITERT, ORACLES
+from tests.models import tiny_mobilenet
+from tests.strategies import small_graphs
+from tests.test_generate import compare_on_host, described
+
+M4 = target("cortex-m4")
+
+
+def cycles(made: Plan) -> int:
+    """Return what the kernels are expected to take."""
+    return sum(op.kernel.cost(op.call, op.view).cycles * op.calls for op in made.ops if op.kernel.cost)
+
+
+def flash(made: Plan) -> int:
+    code = {op.symbol: op.kernel.cost(op.call, op.view).code_bytes for op in made.ops if op.kernel.cost}
+    return sum(code.values()) + 4 * sum(len(words) for words in made.constants.values())
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return simplify(tiny_mobilenet(size=64))
+
+
+@pytest.fixture(scope="module")
+def plans(graph: Graph) -> dict[str, Plan]:
+    return {name: plan(graph, M4, LITERT, "rows", name) for name in OBJECTIVES}
+
+
+def test_each_objective_is_best_at_what_it_strives_for(plans: dict[str, Plan]) -> None:
+    assert cycles(plans["cycles"]) == min(map(cycles, plans.values()))
+    assert flash(plans["size"]) == min(map(flash, plans.values()))
+    assert plans["ram"].arena_bytes == min(made.arena_bytes for made in plans.values())
+    assert flash(plans["size"]) < 0.8 * flash(plans["cycles"])
+    assert plans["ram"].arena_bytes < 0.8 * plans["cycles"].arena_bytes
+
+
+def test_balanced_pays_little_for_much(plans: dict[str, Plan]) -> None:
+    balanced, fastest = plans["balanced"], plans["cycles"]
+    assert cycles(balanced) < 1.08 * cycles(fastest)
+    assert balanced.arena_bytes < fastest.arena_bytes and flash(balanced) < flash(fastest)
+
+
+def test_a_budget_is_kept_at_a_price(graph: Graph, plans: dict[str, Plan]) -> None:
+    least, most = plans["ram"].arena_bytes, plans["balanced"].arena_bytes
+    budget = (least + most) // 2
+    made = plan(graph, M4, LITERT, "rows", "cycles", budget)
+    assert made.arena_bytes <= budget
+    assert cycles(plans["cycles"]) <= cycles(made) <= cycles(plans["ram"])
+
+
+def test_where_nothing_fits_the_smallest_plan_comes_back(graph: Graph, plans: dict[str, Plan]) -> None:
+    made = plan(graph, M4, LITERT, "rows", "balanced", 100)
+    assert made.arena_bytes <= plans["ram"].arena_bytes * 1.02
+
+
+def test_unknown_objectives_are_named(graph: Graph) -> None:
+    with pytest.raises(PlanError, match=r"fast.*balanced"):
+        plan(graph, M4, LITERT, "rows", "fast")
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(graph=small_graphs(), name=st.sampled_from(sorted(OBJECTIVES)), mode=st.sampled_from(INPUT_MODES))
+@pytest.mark.slow
+def test_every_objective_gives_the_golden_bits(
+    tmp_path_factory: pytest.TempPathFactory, graph: Graph, name: str, mode: str
+) -> None:
+    made = plan(simplify(graph), M4, ORACLES["litert"], mode, name)
+    folder: Path = tmp_path_factory.mktemp("generated") / graph.name
+    leg = compare_on_host(graph, made, folder)
+    assert leg.status == "equal" and leg.values > 0, described(graph, leg)
