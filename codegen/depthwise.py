@@ -184,10 +184,10 @@ def depthwise_numbers(call: Call) -> tuple[RequantizationView, Int64Array, Int64
     return how.view, weights, bias, how.words
 
 
-def _blocks(call: Call, source: Storage, row: int) -> tuple[Block, ...]:
+def _blocks(call: Call, source: Storage, row: int, straight: int) -> tuple[Block, ...]:
     """Return the output rows of a call: written out, or with a loop over those that do not touch padding.
 
-    `row` is the distance of output rows in bytes.
+    `row` is the distance of output rows in bytes; maps of up to `straight` pixels are written out.
     """
     op = call.op
     assert isinstance(op, DepthwiseConv2D)
@@ -202,7 +202,7 @@ def _blocks(call: Call, source: Storage, row: int) -> tuple[Block, ...]:
         taps = ((i, (top + i - moved) * slot) for i in range(3) if 0 <= top + i < source.height)
         return Line(tuple(taps), (number - first) * row)
 
-    if max(source.height * source.width, call.rows * call.output.width) <= STRAIGHT_PIXELS:
+    if max(source.height * source.width, call.rows * call.output.width) <= straight:
         return (Block(tuple(map(line, range(call.rows)))),)
     inner = [number for number in range(call.rows) if len(line(number).taps) == 3]
     each = -(-2 * ROUND_WORDS // (source.width + 1))
@@ -229,14 +229,17 @@ def depthwise_shares(call: Call, compact: bool) -> bool:
     return in_turn and not (compact and _ring(call))
 
 
-def depthwise_view(call: Call, compact: bool = False, shared: bool = False) -> DepthwiseView:
+def depthwise_view(
+    call: Call, compact: bool = False, shared: bool = False, straight: int = STRAIGHT_PIXELS
+) -> DepthwiseView:
     """Return what the text depends on. Input planar16 or planar8, output wide16 or wide8.
 
     rows[0] is, for one output row, the first slot of a ring of three, or the top row of the window in a tensor stored
     whole, padding rows included; for several output rows it is row 0 of the tensor. rows[1] is the first output row.
 
     `compact`: a third of the constants, for some more cycles per channel and call. `shared`: the text serves any number
-    of channels and any distance of output pixels, for 1.5 cycles more per output.
+    of channels and any distance of output pixels, for 1.5 cycles more per output. `straight`: whole maps of up to so
+    many pixels are written out, larger ones loop over rows, in less code.
     """
     op, source, target = call.op, call.inputs[0], call.output
     assert isinstance(op, DepthwiseConv2D)
@@ -247,7 +250,7 @@ def depthwise_view(call: Call, compact: bool = False, shared: bool = False) -> D
     channels += channels % 2 and min(source.stored_channels, target.stored_channels) > channels
     output = Output(channels, target.left * target.pixel_bytes, target.pixel_bytes, target.slot_bytes)
     assert not shared or depthwise_shares(call, compact)
-    blocks = _blocks(call, source, 0 if shared else target.slot_bytes)
+    blocks = _blocks(call, source, 0 if shared else target.slot_bytes, straight)
     return DepthwiseView(
         width=source.width,
         left=op.padding[2],

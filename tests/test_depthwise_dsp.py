@@ -131,7 +131,7 @@ def depthwise_case(rng: np.random.Generator, **choice: Any) -> Case:
     assert depthwise_accepts(call.op, NO_GRAPH) is None
     compact = draw("compact", False, True)
     shared = depthwise_shares(call, compact) and draw("shared", False, False, True)
-    view = depthwise_view(call, compact, shared)
+    view = depthwise_view(call, compact, shared, draw("straight", 0, 64))
     return windowed_case(rng, call, mode, view, "depthwise_dsp", lambda phase: depthwise_pack(call, view, phase))
 
 
@@ -260,7 +260,7 @@ def test_layers_of_one_map_share_their_text(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     same: dict[str, Any] = {"zero_points": (-128, -128), "activation": (-128, 127), "spread": 1, "input": PLANAR16}
     same |= {"same": True, "rounding": Rounding.DOUBLE, "output": WIDE16, "stride": 1, "border": (0, 0, 0, 0)}
-    same |= {"size": (6, 6), "mode": "layer", "compact": True, "shared": True}
+    same |= {"size": (6, 6), "mode": "layer", "compact": True, "shared": True, "straight": 64}
     cases = [depthwise_case(rng, **same, channels=channels) for channels in (2, 15, 106)]
     assert len({case.view for case in cases}) == 1
     outputs = 36 * 106
