@@ -13,7 +13,7 @@ import numpy as np
 
 from codegen.call import Call, Cost
 from codegen.depthwise import depthwise_numbers
-from codegen.depthwise_cost import addition, leaving, plain, repeated, total
+from codegen.depthwise_cost import addition, in_c, leaving, plain, repeated, total
 from codegen.layout import WIDE8, WIDE16
 from codegen.requantize import RequantizationView
 from mnet.graph import DepthwiseConv2D, Graph, Op
@@ -198,6 +198,8 @@ def wide_pack(call: Call, view: WideView, phase: int) -> tuple[int, ...]:
 
 def wide_cost(view: WideView) -> Cost:
     """Return the cost of one call."""
+    if not view.assembly:
+        return in_c(view.channels * view.outputs, view.kernel[0] * view.kernel[1])
     kernel_row = Cost(2, 6)
     waits = True  # a load that follows no other one
     for step in view.steps:

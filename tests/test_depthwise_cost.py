@@ -1,5 +1,6 @@
 """What the cost functions of the depthwise kernels say is what is counted in the emulator."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,11 @@ def test_cost_of_shared_code(tmp_path: Path) -> None:
     cases = [*test_depthwise_shared.batch(24, 60), *test_depthwise_shared.large_cases()]
     found = [(case, case.view) for case in cases if isinstance(case.view, SharedView) and case.view.assembly]
     check([case for case, _ in found], [shared_cost(view, case.call) for case, view in found], tmp_path)
+
+
+def test_a_c_body_costs_more_than_assembly() -> None:
+    case = depthwise_case(np.random.default_rng(3), rounding=Rounding.DOUBLE, spread=1, size=(6, 6))
+    assert isinstance(case.view, DepthwiseView) and case.view.assembly
+    real = replace(case.view, requantization=replace(case.view.requantization, form="real"))
+    channels = case.call.output.tensor.shape[2]
+    assert depthwise_cost(real, channels).cycles > 5 * depthwise_cost(case.view, channels).cycles
