@@ -70,10 +70,10 @@ def ablate(model: Path, options: Options) -> list[Result]:
     target = full.plan.target
     if not target.dsp or not target.fpu or target.mve:
         raise PlanError(f"the steps are about kernels that {target.name} does not use: choose --target cortex-m4.")
-    return [Result(step.name, profile_model(_without(full, step))) for step in STEPS]
+    return [Result(step.name, profile_model(without(full, step))) for step in STEPS]
 
 
-def _without(full: Prepared, step: Step) -> Prepared:
+def without(full: Prepared, step: Step) -> Prepared:
     """Return the model planned with what the step has."""
     target: Target = replace(full.plan.target, without=step.without)
     whose: Oracle = replace(full.plan.oracle, shortcuts=step.shortcuts)

@@ -272,6 +272,14 @@ def test_each_idea_brings_something_and_all_are_what_is_built(
     assert all(step.name in result.stdout for step in ablation.STEPS)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ablation.STEPS, ids=lambda step: step.name)
+def test_every_step_gives_the_same_bits(step: ablation.Step, model: Path, profile: ModelProfile) -> None:
+    prepared = ablation.without(prepare(model, Options(target="cortex-m4")), step)
+    legs = proof.prove(prepared, count=3, emulated_count=2).legs
+    assert {leg.status for leg in legs if leg.name.startswith("C ")} == {"equal"}, legs
+
+
 def test_a_core_without_these_kernels_has_no_ablation(model: Path) -> None:
     result = run("profile", model, "--target", "m0", "--ablation")
     assert result.exit_code == 2 and "choose --target cortex-m4" in result.stderr
