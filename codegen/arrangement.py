@@ -120,7 +120,7 @@ def _apart(storage: Storage, stages: Sequence[Stage], calls: Sequence[Call], out
     name = storage.tensor.name
     if name == output or storage.layout.planar or storage.layout is SUMS32:
         return False
-    if storage.top or storage.left or storage.right:
+    if storage.top or storage.filled_beside:
         return False
     for stage, call in zip(stages, calls, strict=True):
         if name == stage.output and stage.rows != 1:
@@ -202,7 +202,7 @@ class Arranger:
         spans = merged(lives.values())
         if name == self.graph.output:
             spans = merged([*spans, (spans[0][0], last_step)])
-        if storage.left or storage.right or storage.layout is SUMS32:
+        if storage.filled_beside or storage.layout is SUMS32:
             spans = ((spans[0][0], spans[-1][1]),)  # what lies beside the rows was filled once
         return [Unit(name, None, spans)]
 

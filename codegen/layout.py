@@ -65,6 +65,7 @@ class Storage:
     left: int
     right: int
     stored_channels: int  # >= channels; the rest is filled by zero weights and read by zero weights
+    columns_with_rows: bool = False  # who makes a row writes the padding beside it, too; else it is filled once, before
     slack_bytes: int = 0  # readable bytes behind each row, for kernels that read channel pairs over the end
 
     @property
@@ -125,7 +126,19 @@ class Storage:
     @property
     def padded(self) -> bool:
         """Return whether some stored pixel is padding and has to be set before the first row is made."""
-        return bool(self.top or self.left or self.right or (self.bottom and self.filled_below))
+        return bool(self.top or self.filled_beside or (self.bottom and self.filled_below))
+
+    @property
+    def filled_beside(self) -> bool:
+        """Return whether the padding columns are set once, so that no row may be lent in between."""
+        return bool(self.padding_columns) and not self.columns_with_rows
+
+    @property
+    def padding_columns(self) -> tuple[int, ...]:
+        """Return which pixels of a stored row are padding; none in planar layouts."""
+        if self.layout.planar:
+            return ()
+        return (*range(self.left), *range(self.left + self.width, self.stored_width))
 
     @property
     def filled_below(self) -> bool:

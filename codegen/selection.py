@@ -132,6 +132,7 @@ def storages_of(
             left=left,
             right=right,
             stored_channels=channels,
+            columns_with_rows=name == graph.input and not layout.planar and bool(left or right),
             slack_bytes=max(need.slack_bytes for need in needs),
         )
     return storages
