@@ -23,7 +23,7 @@ SHIFTS = frozenset({"shifts"})
 
 
 def _families(*patterns: str) -> frozenset[str]:
-    """Return the families of kernels whose names match: "*_dsp", "*_fpu"."""
+    """Return the families of kernels whose names match; plain C is "convolution" and "depthwise"."""
     return frozenset(kernel.family for kernel in KERNELS if any(fnmatch(kernel.family, p) for p in patterns))
 
 
@@ -38,9 +38,9 @@ class Step:
 
 
 STEPS = (
-    Step("plain C, the runtime's own requantisation", _families("*_dsp", "*_fpu"), frozenset()),
-    Step("convolutions in assembly, two weights in a lane", _families("depthwise_dsp", "*_fpu"), SHIFTS),
-    Step("requantisation in two instructions", _families("depthwise_dsp", "*_fpu")),
+    Step("plain C, the runtime's own requantisation", _families("convolution_*", "depthwise_*"), frozenset()),
+    Step("convolutions in assembly, two weights in a lane", _families("depthwise_*", "*_fpu"), SHIFTS),
+    Step("requantisation in two instructions", _families("depthwise_*", "*_fpu")),
     Step("depthwise in assembly, over planes in rings", _families("*_fpu")),
     Step("weights of few taps in FPU registers"),
     Step("dead channels removed", dead_channels=True),
