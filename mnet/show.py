@@ -9,7 +9,7 @@ import capstone
 
 from codegen.emit import Origin, emit, kernel_text
 from codegen.layout import Storage
-from codegen.plan import TAKE, Plan, PlannedOp
+from codegen.plan import TAKE, Buffer, Plan, PlannedOp
 from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
@@ -29,6 +29,7 @@ from mnet.graph import (
     weights_of,
 )
 from mnet.oracle import requantization
+from mnet.picture import maker_of, peak_of, spans_of
 from mnet.pipeline import Prepared, command_of, write
 from mnet.proof import find_target_compiler
 
@@ -216,39 +217,44 @@ def _memory(plan: Plan, layer: str | None) -> str:
     steps = len(plan.schedule)
     lines = [_headline(plan), f"rows {plan.rows_bytes:,} B, then state {plan.state_bytes:,} B"]
     rows = [("from", "to", "bytes", "steps", f"life, of {steps:,} steps", "rows of", "lie as")]
-    for buffer in sorted(plan.buffers, key=lambda b: (b.offset, b.birth)):
-        if names is not None and buffer.tensor not in names:
+    for spans in spans_of(plan.buffers):
+        first, last = spans[0], spans[-1]
+        if names is not None and first.tensor not in names:
             continue
-        first = buffer.birth * _LIFE_COLUMNS // steps
-        last = min(buffer.death, steps - 1) * _LIFE_COLUMNS // steps
-        life = "".join("#" if first <= column <= last else "." for column in range(_LIFE_COLUMNS))
-        storage = plan.storage.get(buffer.tensor)
+        storage = plan.storage.get(first.tensor)
         kept = "as it came" if storage is None else f"{storage.layout.name}, {_kept(storage)}"
-        death = "end" if buffer.death >= steps else str(buffer.death)
-        numbers = (f"{buffer.offset:,}", f"{buffer.offset + buffer.size:,}", f"{buffer.size:,}")
-        rows.append((*numbers, f"{buffer.birth}..{death}", life, _maker(plan, buffer.tensor), kept))
+        death = "end" if last.death >= steps else str(last.death)
+        numbers = (f"{first.offset:,}", f"{first.offset + first.size:,}", f"{first.size:,}")
+        maker = maker_of(plan, first.tensor) + ("" if first.slot is None else f", slot {first.slot}")
+        rows.append((*numbers, f"{first.birth}..{death}", _life(spans, steps), maker, kept))
     lines += _aligned(rows, right={0, 1, 2})
-    step, live = _peak(plan)
-    at_peak = sorted((b for b in plan.buffers if b.birth <= step <= b.death), key=lambda b: -b.size)
-    listed = ", ".join(f"{_maker(plan, buffer.tensor)} {buffer.size:,}" for buffer in at_peak)
+    step, live = peak_of(plan)
+    at_peak: dict[str, int] = {}
+    for buffer in plan.buffers:
+        if buffer.birth <= step <= buffer.death:
+            maker = maker_of(plan, buffer.tensor)
+            at_peak[maker] = at_peak.get(maker, 0) + buffer.size
+    listed = ", ".join(f"{maker} {size:,}" for maker, size in sorted(at_peak.items(), key=lambda item: -item[1]))
     lines.append(f"most bytes live at once: {live:,} B in step {step}: {listed}")
     return "\n".join(lines)
 
 
+def _life(spans: Sequence[Buffer], steps: int) -> str:
+    """Return the life of a buffer in columns; a column of steps in none of which it lives is a dot.
+
+    >>> _life([Buffer("t", 0, 4, 0, 99), Buffer("t", 0, 4, 300, 0xFFFF)], 400)
+    '##########....................##########'
+    """
+    columns = ["."] * _LIFE_COLUMNS
+    for span in spans:
+        first = span.birth * _LIFE_COLUMNS // steps
+        last = min(span.death, steps - 1) * _LIFE_COLUMNS // steps
+        columns[first : last + 1] = "#" * (last + 1 - first)
+    return "".join(columns)
+
+
 def _kept(storage: Storage) -> str:
     return "whole" if storage.whole else f"{storage.slots} of {storage.virtual_rows} rows"
-
-
-def _maker(plan: Plan, tensor: str) -> str:
-    """Return the op that makes `tensor`: its name is shorter than the tensor's."""
-    return next((op.name for op in plan.ops if op.output == tensor), "image" if tensor == "image" else "input")
-
-
-def _peak(plan: Plan) -> tuple[int, int]:
-    """Return the step at which most bytes are live, and how many."""
-    live = [sum(b.size for b in plan.buffers if b.birth <= step <= b.death) for step in range(len(plan.schedule))]
-    most = max(live)
-    return live.index(most), most
 
 
 def _headline(plan: Plan) -> str:

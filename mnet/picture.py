@@ -1,0 +1,213 @@
+"""The arena over time as SVG: address against step, one rectangle for each row, one colour for each tensor."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from xml.sax.saxutils import escape
+
+from codegen.layout import SUMS32
+from codegen.plan import TAKE, Buffer, Entry, Plan, PlannedOp
+from mnet.svg import BOTTOM, LEFT, PALETTE, RIGHT, TOP, WIDTH, Scale, axes, box, document, legend
+
+IMAGE = "image"
+_HEIGHT = 420  # of the plot
+
+
+@dataclass(frozen=True)
+class RowLife:
+    """Rows of a tensor that lie side by side and live from step `birth` to step `death`, inclusive."""
+
+    tensor: str
+    first: int  # row of the tensor; padding rows above it are negative
+    rows: int
+    slot: int  # of the first
+    birth: int
+    death: int
+
+
+def memory_svg(plan: Plan) -> str:
+    """Return the arena over time; hovering over a rectangle tells which rows it is."""
+    steps = len(plan.schedule)
+    colours = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate((*plan.storage, IMAGE))}
+    across = Scale(0, steps, LEFT, WIDTH - RIGHT)
+    upwards = Scale(0, plan.arena_bytes, TOP + _HEIGHT, TOP)
+    parts = axes(across, upwards, "step", "bytes")
+    for buffer in plan.buffers:
+        end = min(buffer.death + 1, steps)
+        area = box(across(buffer.birth), upwards(buffer.offset + buffer.size), across(end), upwards(buffer.offset))
+        title = f"{maker_of(plan, buffer.tensor)}: buffer of {buffer.size:,} B at {buffer.offset:,}"
+        opacity = 0.8 if buffer.tensor == IMAGE else 0.25
+        shown = f'fill="{colours[buffer.tensor]}" fill-opacity="{opacity}"'
+        parts.append(f'<rect class="box" {area} {shown}><title>{escape(title)}</title></rect>')
+    for life in row_lives(plan):
+        for offset, size in _places(plan, life):
+            area = box(across(life.birth), upwards(offset + size), across(life.death + 1), upwards(offset))
+            parts.append(
+                f'<rect class="row" {area} fill="{colours[life.tensor]}">'
+                f"<title>{escape(_title(plan, life, size))}</title></rect>"
+            )
+    parts += _names(plan, across, upwards)
+    step, live = peak_of(plan)
+    x, label = across(step + 0.5), f"peak: {live:,} B live in step {step:,}"
+    anchor = "end" if x > WIDTH / 2 else "start"
+    parts.append(f'<line class="peak" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{TOP + _HEIGHT}"/>')
+    parts.append(f'<text x="{x:.1f}" y="{TOP - 12}" text-anchor="{anchor}">{label}</text>')
+    state = box(LEFT, upwards(plan.arena_bytes), WIDTH - RIGHT, upwards(plan.rows_bytes))
+    parts.append(
+        f'<rect class="box" {state} fill="#999999" fill-opacity="0.5">'
+        f"<title>state: {plan.state_bytes:,} B</title></rect>"
+    )
+    names = {name: colours[name] for name in (*plan.storage, *([IMAGE] if plan.input_mode == "arena" else []))}
+    names_below, lines = legend(
+        {maker_of(plan, name): colour for name, colour in names.items()}, TOP + _HEIGHT + BOTTOM
+    )
+    return document(f"The arena of {plan.graph.name} over time", TOP + _HEIGHT + BOTTOM + lines, [*parts, *names_below])
+
+
+def _names(plan: Plan, across: Scale, upwards: Scale) -> list[str]:
+    """Return the names of the tensors that are large enough to carry them."""
+    largest: dict[str, Buffer] = {}
+    for buffer in plan.buffers:
+        known = largest.get(buffer.tensor)
+        if known is None or _area(buffer, plan) > _area(known, plan):
+            largest[buffer.tensor] = buffer
+    parts = []
+    for tensor, buffer in largest.items():
+        name = maker_of(plan, tensor)
+        width = across(min(buffer.death + 1, len(plan.schedule))) - across(buffer.birth)
+        if width > 7 * len(name) + 8 and upwards(0) - upwards(buffer.size) > 13:
+            place = f'x="{across(buffer.birth) + 4:.1f}" y="{upwards(buffer.offset + buffer.size) + 11:.1f}"'
+            parts.append(f'<text class="name" {place}>{escape(name)}</text>')
+    return parts
+
+
+def _area(buffer: Buffer, plan: Plan) -> int:
+    return buffer.size * (min(buffer.death + 1, len(plan.schedule)) - buffer.birth)
+
+
+# --- what a plan tells ------------------------------------------------------------------------------------------------
+
+
+def maker_of(plan: Plan, tensor: str) -> str:
+    """Return the op that makes `tensor`: its name is shorter than the tensor's."""
+    return next((op.name for op in plan.ops if op.output == tensor), "image" if tensor == IMAGE else "input")
+
+
+def peak_of(plan: Plan) -> tuple[int, int]:
+    """Return the first step at which most bytes are live, and how many."""
+    changes = [0] * (len(plan.schedule) + 1)
+    for buffer in plan.buffers:
+        changes[buffer.birth] += buffer.size
+        changes[min(buffer.death + 1, len(plan.schedule))] -= buffer.size
+    live = list(accumulate(changes[:-1]))
+    most = max(live)
+    return live.index(most), most
+
+
+def spans_of(buffers: Iterable[Buffer]) -> list[list[Buffer]]:
+    """Return the spans of life of each buffer (a tensor, or one slot of it) together, by address and birth."""
+    groups: dict[tuple[str, int | None], list[Buffer]] = {}
+    for buffer in sorted(buffers, key=lambda b: (b.offset, b.birth)):
+        groups.setdefault((buffer.tensor, buffer.slot), []).append(buffer)
+    return list(groups.values())
+
+
+def row_lives(plan: Plan) -> list[RowLife]:
+    """Return from when to when each row must lie in memory, from being made to being read last: the plan replayed.
+
+    Rows that lie side by side and live equally long are one.
+    """
+    replay = _Lives(plan)
+    done, taken = [0] * len(plan.entries), 0
+    for step, index in enumerate(plan.schedule):
+        if index == TAKE:
+            replay.make(plan.graph.input, plan.storage[plan.graph.input].top + taken, step)
+            taken += 1
+            continue
+        entry, number = plan.entries[index], done[index]
+        done[index] += 1
+        if entry.op:
+            replay.read(entry.op, step)
+        for virtual in _made(plan, entry, number):
+            replay.make(entry.tensor, virtual, step)
+    return replay.finish(len(plan.schedule) - 1)
+
+
+def _made(plan: Plan, entry: Entry, number: int) -> Sequence[int]:
+    """Return the virtual rows that call `number` of an entry makes."""
+    storage = plan.storage[entry.tensor]
+    if storage.layout is SUMS32:
+        return (0,)
+    if entry.first_row < 0:  # padding above and beside
+        below = range(storage.top + storage.height, storage.virtual_rows) if storage.filled_below else ()
+        return (*range(storage.top), *below)
+    first = storage.top + entry.first_row + number * entry.row_step
+    if not entry.op:
+        first -= storage.top  # a fill counts its padding rows as they lie
+    return range(first, first + max(entry.rows, 1))
+
+
+class _Lives:
+    """Follows which row each slot holds, since when, and when it was last touched."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.ops: Mapping[str, PlannedOp] = {op.name: op for op in plan.ops}
+        self.calls = dict.fromkeys(self.ops, 0)
+        self.held: dict[tuple[str, int], RowLife] = {}  # tensor and slot
+        self.ended: list[RowLife] = []
+
+    def make(self, tensor: str, virtual: int, step: int) -> None:
+        storage = self.plan.storage[tensor]
+        key = tensor, virtual % storage.slots
+        old = self.held.get(key)
+        if old and old.first == virtual - storage.top:  # sums are added to
+            self.held[key] = replace(old, death=step)
+            return
+        if old:
+            self.ended.append(old)
+        self.held[key] = RowLife(tensor, virtual - storage.top, 1, key[1], step, step)
+
+    def read(self, name: str, step: int) -> None:
+        op = self.ops[name]
+        call, self.calls[name] = self.calls[name], self.calls[name] + 1
+        for which, source in enumerate(op.inputs):
+            storage = self.plan.storage[source]
+            first, last = op.kernel.window(op.call, which, call)
+            for row in range(max(first, -storage.top), min(last, storage.height + storage.bottom - 1) + 1):
+                key = source, (row + storage.top) % storage.slots
+                self.held[key] = replace(self.held[key], death=step)
+
+    def finish(self, last_step: int) -> list[RowLife]:
+        output = self.plan.graph.output
+        stay = (replace(life, death=last_step) if life.tensor == output else life for life in self.held.values())
+        merged: list[RowLife] = []
+        for life in sorted([*self.ended, *stay], key=lambda r: (r.tensor, r.birth, r.death, r.slot)):
+            before = merged[-1] if merged else None
+            if before and replace(before, first=life.first - before.rows, slot=life.slot - before.rows) == replace(
+                before, tensor=life.tensor, birth=life.birth, death=life.death
+            ):
+                merged[-1] = replace(before, rows=before.rows + life.rows)
+            else:
+                merged.append(life)
+        return merged
+
+
+def _places(plan: Plan, life: RowLife) -> list[tuple[int, int]]:
+    """Return offset and bytes of the rows. Planar rows lie between each other: each gets its share of the buffer."""
+    slots = plan.storage[life.tensor].slots
+    whole = next((b for b in plan.buffers if b.tensor == life.tensor and b.slot is None), None)
+    if whole:
+        share = whole.size // slots
+        return [(whole.offset + life.slot * share, life.rows * share)]
+    wanted = range(life.slot, life.slot + life.rows)
+    found = {b.slot: (b.offset, b.size) for b in plan.buffers if b.tensor == life.tensor and b.slot in wanted}
+    return list(found.values())
+
+
+def _title(plan: Plan, life: RowLife, size: int) -> str:
+    last = life.first + life.rows - 1
+    height = plan.storage[life.tensor].height
+    word = "padding row" if life.first < 0 or last >= height else "row"
+    rows = f"{word} {life.first}" if life.rows == 1 else f"{word}s {life.first} to {last}"
+    return f"{maker_of(plan, life.tensor)}, {rows} ({life.tensor}): {size:,} B, steps {life.birth:,} to {life.death:,}"

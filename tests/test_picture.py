@@ -1,0 +1,58 @@
+"""The picture of the arena: sound XML, every tensor, nothing from the network, rows inside the arena and apart."""
+
+import itertools
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from codegen.plan import Plan
+from codegen.planner import plan
+from codegen.simplify import simplify
+from codegen.targets import target
+from mnet.oracle import LITERT
+from mnet.picture import _places, maker_of, memory_svg, peak_of, row_lives, spans_of
+from tests.models import tiny_mobilenet, tiny_residual
+
+
+@pytest.fixture(params=(("mobilenet", "cortex-m4", "rows"), ("residual", "cortex-m0", "arena")))
+def made(request: pytest.FixtureRequest) -> Plan:
+    which, core, mode = request.param
+    graph = tiny_mobilenet(size=24) if which == "mobilenet" else tiny_residual()
+    return plan(simplify(graph), target(core), LITERT, mode)
+
+
+def test_the_picture_names_every_tensor_and_needs_nothing_else(made: Plan) -> None:
+    text = memory_svg(made)
+    root = ElementTree.fromstring(text)
+    words = " ".join(element.text or "" for element in root.iter())
+    assert all(maker_of(made, name) in words and name in words for name in made.storage)
+    assert "http" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "") and "script" not in text
+    assert f"{peak_of(made)[1]:,} B live in step" in words
+
+
+def test_rows_that_live_at_one_time_lie_apart(made: Plan) -> None:
+    lives = row_lives(made)
+    for name, storage in made.storage.items():
+        rows = {life.first + n for life in lives if life.tensor == name for n in range(life.rows)}
+        assert set(range(storage.height)) <= rows, name
+    taken: list[set[int]] = [set() for _ in made.schedule]
+    for life in lives:
+        for offset, size in _places(made, life):
+            place = set(range(offset, offset + size))
+            assert max(place) < made.rows_bytes
+            for step in range(life.birth, life.death + 1):
+                assert not place & taken[step], life
+                taken[step] |= place
+
+
+def test_the_peak_is_what_the_plan_says(made: Plan) -> None:
+    assert peak_of(made)[1] == made.live_bytes
+
+
+def test_spans_of_one_buffer_stand_together(made: Plan) -> None:
+    groups = spans_of(made.buffers)
+    assert sum(map(len, groups)) == len(made.buffers)
+    assert len({(group[0].tensor, group[0].slot) for group in groups}) == len(groups)
+    for group in groups:
+        assert len({(b.tensor, b.slot, b.offset, b.size) for b in group}) == 1
+        assert all(a.death < b.birth for a, b in itertools.pairwise(group))
