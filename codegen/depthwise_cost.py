@@ -143,7 +143,9 @@ def shared_cost(view: SharedView, call: Call) -> Cost:
     numbers = shared_numbers(call, view)
     runs, rows, pairs = len(numbers.counts), call.rows, call.inputs[0].width // 2
     products, started = (6, 7) if view.stride == 1 else (3, 4)  # of a pair
-    single, double = leaving(view.requantization, 1), leaving(view.requantization, 2)
+    fast = view.requantization.form == "fast"
+    # Two of the constants of the form shifts come from the stack.
+    single, double = (total(leaving(view.requantization, n), Cost(0 if fast else 2, 0)) for n in (1, 2))
     step = plain(2)  # of the output pointer
     load = total(plain(1), Cost(4, 14), plain(3) if view.input_bytes == 1 else plain(0))
     left = total(plain(4), single, step) if view.left else plain(0)
@@ -174,5 +176,7 @@ def shared_cost(view: SharedView, call: Call) -> Cost:
     row_cycles = row.cycles + (2 if mid_exit or pairs == 1 else -2)
     run, channel = Cost(13 + 5 + 3 - 2, 44 + 18 + 4), Cost(13 + 8 + 3 - 2, 40 + 30 + 4)
     frame = Cost(39 + 13 - 2, 56)
+    if not fast:
+        run, channel, frame = total(run, Cost(-1, -4)), total(channel, Cost(4, 8)), total(frame, Cost(4, 0))
     cycles = frame.cycles + len(call.op.bias) * (channel.cycles + runs * run.cycles + rows * row_cycles)
     return Cost(cycles, frame.code_bytes + channel.code_bytes + run.code_bytes + row.code_bytes)

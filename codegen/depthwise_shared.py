@@ -45,7 +45,7 @@ class SharedView:
     @property
     def assembly(self) -> bool:
         """Return whether there is an assembly body; its loop keeps a comparison in the flags, as no clamp does."""
-        return self.requantization.form == "fast" and not self.requantization.clamps
+        return self.requantization.form in ("fast", "shifts") and not self.requantization.clamps
 
 
 def _edges(op: DepthwiseConv2D, height: int, rows: int) -> tuple[int, int, int]:

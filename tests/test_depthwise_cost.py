@@ -69,7 +69,16 @@ def test_cost_of_networks_shapes(mode: str, tmp_path: Path) -> None:
 
 @needs_arm
 def test_cost_of_shared_code(tmp_path: Path) -> None:
-    cases = [*test_depthwise_shared.batch(24, 60), *test_depthwise_shared.large_cases()]
+    check_shared([*test_depthwise_shared.batch(24, 60), *test_depthwise_shared.large_cases()], tmp_path)
+
+
+@needs_arm
+def test_cost_of_shared_code_without_the_fast_form(tmp_path: Path, unsolved: None) -> None:
+    check_shared(test_depthwise_shared.batch(26, 60), tmp_path)
+
+
+def check_shared(cases: list[Case], tmp_path: Path) -> None:
+    """Check what there is an assembly body for."""
     found = [(case, case.view) for case in cases if isinstance(case.view, SharedView) and case.view.assembly]
     check([case for case, _ in found], [shared_cost(view, case.call) for case, view in found], tmp_path)
 
