@@ -103,7 +103,7 @@ def _multipliers(
     at_least = np.where(at > 0, -(-target // np.maximum(at, 1)), INT32_MAX + 1)
     less_than = np.where(before > 0, -(-target // np.maximum(before, 1)), INT32_MAX + 1)
     least = np.where(reached, at_least, 0).max(1)
-    most = np.where(unreached_before, less_than, INT32_MAX + 1).min(1) - 1
+    most = np.minimum(np.where(unreached_before, less_than, INT32_MAX + 1).min(1) - 1, INT32_MAX)
     fits = (256 * low + delta >= -INT32_MAX - 1) & (256 * high + delta <= INT32_MAX)
     return np.where((least <= most) & fits, (least + most) // 2, -1)
 
