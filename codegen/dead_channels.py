@@ -135,9 +135,10 @@ def live_channels(graph: Graph, oracle: Oracle) -> dict[str, BoolArray]:
         for op in reversed(graph.ops):
             _need(op, graph, known, live)
         changed = any(int(channels.sum()) != before[name] for name, channels in live.items())
-    for channels in live.values():
-        if not channels.any():
-            channels[0] = True  # a tensor without channels would be no tensor
+        empty = [] if changed else [channels for channels in live.values() if not channels.any()]
+        for channels in empty:
+            channels[0] = True  # a tensor without channels would be no tensor; what it needs has to be right, too
+        changed = changed or bool(empty)
     return live
 
 
