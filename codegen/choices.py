@@ -102,7 +102,7 @@ class Catalogue:
             words = len(kernel.pack(call, view, 0))
             function = self._functions.setdefault((kernel.family, view), len(self._functions))
             cycles = cost.cycles * stage.calls
-            yield Candidate(kernel, function, cycles, cost.code_bytes, 4 * words * copies, kernel.stack(view))
+            yield Candidate(kernel, function, cycles, cost.code_bytes, 4 * words * copies, kernel.stack(call, view))
 
 
 def _guess(call: Call) -> Cost:

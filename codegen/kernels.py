@@ -15,9 +15,11 @@ from codegen import (
     convolution,
     convolution_fpu,
     convolution_mve,
+    convolution_shared,
     depthwise,
     depthwise_mve,
     depthwise_shared,
+    depthwise_wide,
     packed,
     plain,
 )
@@ -83,7 +85,7 @@ class Kernel:
     can_be_whole: Callable[[Op, Graph], bool] = lambda op, graph: False  # can make all rows in one call
     makes: Callable[[Call], bool] = lambda call: True  # with these rows a call
     cost: Callable[[Call, Any], Cost] | None = None  # None: plain C, the last resort
-    stack: Callable[[Any], int] = lambda view: 40  # bytes that a call takes, from its view
+    stack: Callable[[Call, Any], int] = lambda call, view: 40  # bytes that a call takes
     one_copy: bool = False  # of the constants, for all phases of a ring: phase p begins at word p
 
     def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
@@ -124,6 +126,11 @@ def _window_pointers(call: Call) -> int:
             return 1
 
 
+def _convolution_pointers(call: Call) -> int:
+    """Return the pointers of a DSP convolution: a fully connected layer reads one run."""
+    return 1 if isinstance(call.op, FullyConnected) else _window_pointers(call)
+
+
 def _only(*kinds: type) -> Callable[[Op, Graph, Target], str | None]:
     def accepts(op: Op, graph: Graph, target: Target) -> str | None:
         return None if isinstance(op, kinds) else f"not {' or '.join(kind.__name__ for kind in kinds)}"
@@ -138,6 +145,10 @@ def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if isinstance(op, FullyConnected) and height * width > 1 and channels % 4:
         return "pixels of the input do not follow each other"
     return convolution.convolution_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
+
+
+def _convolution_shared(op: Op, graph: Graph, target: Target) -> str | None:
+    return _convolution_dsp(op, graph, target) or convolution_shared.shared_accepts(op, graph)
 
 
 def _convolution_fpu(op: Op, graph: Graph, target: Target) -> str | None:
@@ -157,6 +168,10 @@ def _depthwise_dsp(op: Op, graph: Graph, target: Target) -> str | None:
 def _depthwise_shared(op: Op, graph: Graph, target: Target) -> str | None:
     refused = _depthwise_dsp(op, graph, target)
     return refused or depthwise_shared.shared_accepts(op, graph)
+
+
+def _depthwise_wide(op: Op, graph: Graph, target: Target) -> str | None:
+    return depthwise_wide.wide_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
 
 def _depthwise_makes(call: Call, compact: bool, shared: bool) -> bool:
@@ -264,7 +279,7 @@ KERNELS: tuple[Kernel, ...] = (
             makes=lambda call: call.rows == 1,
             pointers=_window_pointers,
             cost=lambda call, view: fpu_cost(view),
-            stack=lambda view: int(view.stack_bytes),
+            stack=lambda call, view: int(view.stack_bytes),
         )
         for words in (convolution_fpu.UNROLLED_WORDS, convolution_fpu.COMPACT_WORDS, convolution_fpu.SMALL_WORDS)
     ),
@@ -280,11 +295,27 @@ KERNELS: tuple[Kernel, ...] = (
             pack=convolution.convolution_pack,
             whole_layer=_small_pointwise,
             can_be_whole=_plain_pointwise,
-            pointers=lambda call: 1 if isinstance(call.op, FullyConnected) else _window_pointers(call),
+            pointers=_convolution_pointers,
             cost=lambda call, view: convolution_cost(view),
-            stack=lambda view: int(view.stack_bytes),
+            stack=lambda call, view: int(view.stack_bytes),
         )
         for unrolling in (convolution.FAST, convolution.COMPACT, convolution.SMALL)
+    ),
+    Kernel(
+        family="convolution_shared",
+        template="convolution_shared.c.j2",
+        accepts=_convolution_shared,
+        reads=_WIDE,
+        writes=_DSP_OUTPUT,
+        needs=_convolution_needs,
+        view=convolution_shared.shared_view,
+        pack=convolution_shared.shared_pack,
+        whole_layer=_small_pointwise,
+        can_be_whole=_plain_pointwise,
+        makes=convolution_shared.shared_makes,
+        pointers=_convolution_pointers,
+        cost=convolution_shared.shared_cost,
+        stack=lambda call, view: convolution_shared.shared_stack_bytes(call),
     ),
     *(
         Kernel(
@@ -294,7 +325,7 @@ KERNELS: tuple[Kernel, ...] = (
             reads=_PLANAR,
             writes=_WIDE,
             needs=_depthwise_needs,
-            view=partial(depthwise.depthwise_view, compact=compact, shared=shared),
+            view=partial(depthwise.depthwise_view, compact=compact, shared=shared, straight=straight),
             pack=depthwise.depthwise_pack,
             whole_layer=is_small,
             can_be_whole=lambda op, graph: True,
@@ -303,7 +334,7 @@ KERNELS: tuple[Kernel, ...] = (
             cost=lambda call, view: depthwise_cost(view, call.inputs[0].tensor.shape[2]),
             one_copy=compact,
         )
-        for shared, compact in itertools.product((False, True), repeat=2)
+        for shared, compact, straight in itertools.product((False, True), (False, True), (depthwise.STRAIGHT_PIXELS, 0))
     ),
     Kernel(
         family="depthwise_shared",
@@ -343,6 +374,18 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.convolution_view,
         pack=plain.convolution_pack,
         pointers=_window_pointers,
+    ),
+    Kernel(
+        family="depthwise_wide",
+        template="depthwise_wide.c.j2",
+        accepts=_depthwise_wide,
+        reads=_WIDE,
+        writes=_WIDE,
+        needs=_wide_rows,
+        view=depthwise_wide.wide_view,
+        pack=depthwise_wide.wide_pack,
+        pointers=_window_pointers,
+        cost=lambda call, view: depthwise_wide.wide_cost(view),
     ),
     Kernel(
         family="depthwise_block",

@@ -123,7 +123,7 @@ def command_of(prepared: Prepared, labels: tuple[str, ...] = ()) -> str:
 def generate(prepared: Prepared, labels: tuple[str, ...] = (), seed: int = 0) -> dict[str, str | bytes]:
     """Return the files of the generated folder, its test vectors included."""
     files: dict[str, str | bytes] = {
-        **emit(prepared.plan, Origin(command_of(prepared, labels), __version__, labels)),
+        **emit(prepared.plan, Origin(command_of(prepared, labels), __version__, labels, prepared.source)),
     }
     inputs = verify.random_inputs(prepared.source, VECTOR_INPUTS, seed)
     tensors = golden.run(prepared.source, prepared.plan.oracle, inputs)

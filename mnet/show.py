@@ -270,7 +270,9 @@ def _headline(plan: Plan) -> str:
 def _c(prepared: Prepared, layer: str | None) -> str:
     plan = prepared.plan
     if layer is None:
-        return emit(plan, Origin(command_of(prepared), __version__))[f"{plan.graph.name}.c"].rstrip("\n")
+        return emit(plan, Origin(command_of(prepared), __version__, source=prepared.source))[
+            f"{plan.graph.name}.c"
+        ].rstrip("\n")
     texts = {op.symbol: kernel_text(plan, op).strip("\n") for op in _planned(plan, layer)}
     return "\n\n".join(texts.values())
 
