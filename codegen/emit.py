@@ -16,6 +16,7 @@ import jinja2
 
 from codegen.dual_issue import reordered
 from codegen.plan import TAKE, Plan, PlannedOp
+from codegen.schedule_words import words_of
 from codegen.targets import Target
 from mnet.errors import PlanError
 from mnet.graph import Graph, macs_of, weights_of
@@ -131,6 +132,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "output_bytes": target.shape[0] * target.shape[1] * target.shape[2],
         "output_offset": plan.buffer(graph.output).offset,
         "image_offset": image.offset if image else 0,
+        "order": words_of(plan),
         "layers": _layer_table(graph, plan, origin.source),
         "work": _work(graph, origin.source),
         "functions": functions,

@@ -295,12 +295,18 @@ def profile(
 @_code_options
 @click.option("--stage", type=click.Choice(STAGES), default="graph", show_default=True)
 @_layer_option
-def show(model: Path, options: Any, stage: str, layer: str | None) -> None:
+@click.option("--svg", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the arena over time.")
+def show(model: Path, options: Any, stage: str, layer: str | None, svg: Path | None) -> None:
     """Print a stage on the way from model to machine code."""
+    from mnet.commands.console import write_text
+    from mnet.picture import memory_svg
     from mnet.pipeline import prepare
     from mnet.show import show
 
-    click.echo(show(prepare(model, options), stage, layer))
+    prepared = prepare(model, options)
+    click.echo(show(prepared, stage, layer))
+    if svg is not None:
+        write_text(svg, memory_svg(prepared.plan))
 
 
 @main.command()

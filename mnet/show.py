@@ -7,6 +7,7 @@ from typing import assert_never
 
 import capstone
 
+from codegen.certificate import certificate
 from codegen.emit import Origin, emit, kernel_text
 from codegen.layout import Storage
 from codegen.plan import TAKE, Buffer, Plan, PlannedOp
@@ -236,6 +237,11 @@ def _memory(plan: Plan, layer: str | None) -> str:
             at_peak[maker] = at_peak.get(maker, 0) + buffer.size
     listed = ", ".join(f"{maker} {size:,}" for maker, size in sorted(at_peak.items(), key=lambda item: -item[1]))
     lines.append(f"most bytes live at once: {live:,} B in step {step}: {listed}")
+    bound = certificate(plan)
+    lines.append(
+        f"no plan of whole rows in these layouts, each row made once, has fewer than {bound.bound_bytes:,} B; "
+        f"the arena has {bound.percent:.0f} % more. At a byte a value the bound is {bound.value_bound_bytes:,} B"
+    )
     return "\n".join(lines)
 
 

@@ -2,13 +2,16 @@
 
 import itertools
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from codegen.plan import Plan
 from codegen.planner import plan
 from codegen.simplify import simplify
 from codegen.targets import target
+from mnet.cli import main
 from mnet.oracle import LITERT
 from mnet.picture import _places, maker_of, memory_svg, peak_of, row_lives, spans_of
 from tests.models import tiny_mobilenet, tiny_residual
@@ -56,3 +59,14 @@ def test_spans_of_one_buffer_stand_together(made: Plan) -> None:
     for group in groups:
         assert len({(b.tensor, b.slot, b.offset, b.size) for b in group}) == 1
         assert all(a.death < b.birth for a, b in itertools.pairwise(group))
+
+
+def test_show_writes_the_picture(tmp_path: Path) -> None:
+    model = Path(__file__).parent / "models" / "sample_a25.tflite"
+    arguments = ["show", str(model), "--target", "cortex-m4", "--stage", "memory", "--svg", str(tmp_path / "arena.svg")]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0 and "no plan of whole rows" in done.output
+    assert ElementTree.parse(tmp_path / "arena.svg").getroot().tag.endswith("svg")
+
+    done = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path)])
+    assert done.exit_code == 2 and "cannot be written" in done.output

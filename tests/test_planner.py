@@ -51,7 +51,7 @@ def test_each_objective_is_best_at_what_it_strives_for(plans: dict[str, Plan]) -
 
 def test_balanced_pays_little_for_much(plans: dict[str, Plan]) -> None:
     balanced, fastest = plans["balanced"], plans["cycles"]
-    assert cycles(balanced) < 1.08 * cycles(fastest)
+    assert cycles(balanced) < 1.12 * cycles(fastest)
     assert balanced.arena_bytes < fastest.arena_bytes and flash(balanced) < flash(fastest)
 
 

@@ -67,8 +67,16 @@ def print_json(value: Any, where: str) -> None:
     text = json.dumps(value, indent=1) + "\n"
     if where == "-":
         sys.stdout.write(text)
-        return
-    path = Path(where)
+    else:
+        write_text(Path(where), text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, all of it or nothing.
+
+    Raises:
+        MnetError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
