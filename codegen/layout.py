@@ -51,7 +51,7 @@ def align4(count: int) -> int:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the rows of one tensor lie inside its buffer.
+    """Where the rows of one tensor lie inside its buffer, or in a buffer for each row: `apart`.
 
     Padding rows count as rows here: *virtual row* 0 is the topmost padding row, row y of the tensor is virtual row
     top + y, and virtual row v lies in slot v % slots. With slots == top + height + bottom the tensor is stored whole.
@@ -67,6 +67,7 @@ class Storage:
     stored_channels: int  # >= channels; the rest is filled by zero weights and read by zero weights
     columns_with_rows: bool = False  # who makes a row writes the padding beside it, too; else it is filled once, before
     slack_bytes: int = 0  # readable bytes behind each row, for kernels that read channel pairs over the end
+    apart: bool = False  # every row, padding rows included, has a slot of its own somewhere, free as soon as it is dead
 
     @property
     def offset(self) -> int:
@@ -110,18 +111,21 @@ class Storage:
     def slot_bytes(self) -> int:
         """Return the distance of two slots."""
         if self.layout.planar:
-            return self.stored_width * self.pixel_bytes
+            return self.stored_width * self.pixel_bytes * (self.stored_channels if self.apart else 1)
         return align4(self.stored_width * self.pixel_bytes + self.slack_bytes)
 
     @property
     def channel_bytes(self) -> int:
         """Return the distance of two channels of one pixel."""
-        return self.slots * self.slot_bytes if self.layout.planar else self.layout.element_bytes
+        if not self.layout.planar:
+            return self.layout.element_bytes
+        return self.stored_width * self.pixel_bytes * (1 if self.apart else self.slots)
 
     @property
     def buffer_bytes(self) -> int:
         """Return the size of the whole buffer, a multiple of 4."""
-        return self.slots * self.slot_bytes * (self.stored_channels if self.layout.planar else 1)
+        each = self.layout.planar and not self.apart  # channels of a row lie one behind the other only where it is apart
+        return self.slots * self.slot_bytes * (self.stored_channels if each else 1)
 
     @property
     def padded(self) -> bool:
@@ -147,8 +151,8 @@ class Storage:
 
     @property
     def whole(self) -> bool:
-        """Return whether every row, padding included, has a slot of its own."""
-        return self.slots >= self.virtual_rows
+        """Return whether every row, padding included, has a slot of its own, one behind the other."""
+        return self.slots >= self.virtual_rows and not self.apart
 
     @property
     def contiguous(self) -> bool:
@@ -164,7 +168,8 @@ class Storage:
     def span_bytes(self, rows: int) -> int:
         """Return the bytes from the start of a row to the end of the last of `rows` consecutive slots."""
         span = rows * self.slot_bytes
-        return span + (self.stored_channels - 1) * self.channel_bytes if self.layout.planar else span
+        each = self.layout.planar and not self.apart
+        return span + (self.stored_channels - 1) * self.channel_bytes if each else span
 
     def _index(self, rows: int) -> npt.NDArray[np.int64]:
         """Return [rows, width, channels]: element index, from the start of the first row, of each live value."""

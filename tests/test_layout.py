@@ -15,16 +15,18 @@ def storages(draw: st.DrawFn) -> Storage:
     height, width, channels = (draw(st.integers(1, 9)) for _ in range(3))
     top, bottom = draw(st.integers(0, 2)), draw(st.integers(0, 2))
     left, right = (0, 0) if layout.planar else (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    apart, rows = draw(st.booleans()), height + top + bottom
     return Storage(
         tensor=Tensor("t", (height, width, channels), 0.1, draw(st.integers(-128, 127))),
         layout=layout,
-        slots=draw(st.integers(1, height + top + bottom)),
+        slots=rows if apart else draw(st.integers(1, rows)),
         top=top,
         bottom=bottom,
         left=left,
         right=right,
         stored_channels=channels + draw(st.integers(0, 3)),
         slack_bytes=draw(st.sampled_from((0, 2))),
+        apart=apart,
     )
 
 
