@@ -174,7 +174,9 @@ def _depthwise_wide(op: Op, graph: Graph, target: Target) -> str | None:
     return depthwise_wide.wide_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
 
-def _depthwise_makes(call: Call, compact: bool, shared: bool) -> bool:
+def _depthwise_makes(call: Call, compact: bool, shared: bool, apart: bool) -> bool:
+    if call.inputs[0].apart != apart or (apart and call.rows > 1):
+        return False
     return not shared or depthwise.depthwise_shares(call, compact)
 
 
@@ -330,11 +332,27 @@ KERNELS: tuple[Kernel, ...] = (
             whole_layer=is_small,
             can_be_whole=lambda op, graph: True,
             ring_of_window=True,
-            makes=partial(_depthwise_makes, compact=compact, shared=shared),
+            makes=partial(_depthwise_makes, compact=compact, shared=shared, apart=False),
             cost=lambda call, view: depthwise_cost(view, call.inputs[0].tensor.shape[2]),
             one_copy=compact,
         )
         for shared, compact, straight in itertools.product((False, True), (False, True), (depthwise.STRAIGHT_PIXELS, 0))
+    ),
+    *(  # rows that lie apart
+        Kernel(
+            family="depthwise_dsp",
+            template="depthwise_dsp.c.j2",
+            accepts=_depthwise_dsp,
+            reads=_PLANAR,
+            writes=_WIDE,
+            needs=_depthwise_needs,
+            view=partial(depthwise.depthwise_view, compact=compact, shared=shared),
+            pack=depthwise.depthwise_pack,
+            makes=partial(_depthwise_makes, compact=compact, shared=shared, apart=True),
+            pointers=lambda call: 3,
+            cost=lambda call, view: depthwise_cost(view, call.inputs[0].tensor.shape[2]),
+        )
+        for shared, compact in itertools.product((False, True), (False, True))
     ),
     Kernel(
         family="depthwise_shared",
@@ -348,6 +366,7 @@ KERNELS: tuple[Kernel, ...] = (
         whole_layer=is_small,
         can_be_whole=lambda op, graph: True,
         ring_of_window=True,
+        makes=lambda call: not call.inputs[0].apart,
         cost=lambda call, view: depthwise_shared_cost(view, call),
         one_copy=True,
     ),
