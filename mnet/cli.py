@@ -293,6 +293,39 @@ def profile(
 @main.command()
 @_model_argument
 @_code_options
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="REPORT.html")
+@click.option(
+    "--inputs", type=click.IntRange(min=1), default=8, show_default=True, help="For LiteRT and this computer."
+)
+@click.option("--emulated", type=click.IntRange(min=1), default=2, show_default=True, help="Of them, for each core.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs.")
+@click.option(
+    "--clock",
+    "clocks",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="MHZ",
+    help="Give milliseconds for it; may be repeated. By default what is common for the core.",
+)
+@click.option(
+    "--wait-states",
+    type=click.IntRange(0, 15),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the flash; adds cycles and milliseconds.",
+)
+@click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing; the page says which.")
+def report(model: Path, options: Any, **values: Any) -> None:  # fmt: skip
+    """Profile, memory, proof, integration: one page of HTML."""
+    from mnet.commands.report import report
+
+    raise SystemExit(report(model, options, **values))
+
+
+@main.command()
+@_model_argument
+@_code_options
 @click.option("--stage", type=click.Choice(STAGES), default="graph", show_default=True)
 @_layer_option
 @click.option("--svg", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the arena over time.")
