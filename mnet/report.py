@@ -41,6 +41,7 @@ CLOCKS_MHZ: Mapping[str, tuple[int, ...]] = MappingProxyType(
         "cortex-m55": (160, 400),
     }
 )
+RANDOM_INPUTS = "noise, smooth, saturated and constant images in turn"
 _AT_PEAK = 6  # tensors that are named there
 _PURPOSE = {  # of each generated file, by its name behind the model's
     ".h": "what your code includes: sizes, scales, functions",
@@ -63,6 +64,7 @@ class Report:
     not_profiled: str  # why, where profile is None
     proof: Proof
     clocks_mhz: tuple[int, ...]
+    inputs: str = RANDOM_INPUTS  # of the proof, in words
 
     @property
     def exit_code(self) -> int:
@@ -203,6 +205,7 @@ def _view(report: Report) -> dict[str, Any]:
         "peak": _at_peak(plan),
         "steps": len(plan.schedule),
         "words": words_of(plan),
+        "inputs": report.inputs,
         "legs": report.proof.legs,
         "exit_code": report.proof.exit_code,
         "compared": sum(leg.values for leg in report.proof.legs),
