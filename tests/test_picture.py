@@ -2,6 +2,7 @@
 
 import itertools
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,20 @@ def test_blocks_hold_the_bytes_of_the_slots_and_nothing_else(slots: set[tuple[st
     )
     ends = {(b.tensor, b.birth, b.offset + b.size) for b in blocks}
     assert not ends & {(b.tensor, b.birth, b.offset) for b in blocks}
+
+
+def test_a_buffer_for_each_row_looks_like_one_for_all_where_they_touch(made: Plan) -> None:
+    apart = []
+    for buffer in made.buffers:
+        slots = made.storage[buffer.tensor].slots if buffer.tensor in made.storage and buffer.slot is None else 1
+        size = buffer.size // slots
+        if slots == 1 or size * slots != buffer.size:
+            apart.append(buffer)
+        else:
+            parts = (replace(buffer, offset=buffer.offset + n * size, size=size, slot=n) for n in range(slots))
+            apart += parts
+    assert len(apart) > 1.3 * len(made.buffers)
+    assert memory_svg(replace(made, buffers=tuple(apart))) == memory_svg(made)
 
 
 def test_show_writes_the_picture(tmp_path: Path) -> None:
