@@ -18,6 +18,7 @@ from codegen import (
     convolution_shared,
     depthwise,
     depthwise_mve,
+    depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
     packed,
@@ -168,6 +169,10 @@ def _depthwise_dsp(op: Op, graph: Graph, target: Target) -> str | None:
 def _depthwise_shared(op: Op, graph: Graph, target: Target) -> str | None:
     refused = _depthwise_dsp(op, graph, target)
     return refused or depthwise_shared.shared_accepts(op, graph)
+
+
+def _depthwise_narrow(op: Op, graph: Graph, target: Target) -> str | None:
+    return _depthwise_wide(op, graph, target) or depthwise.depthwise_accepts(op, graph)
 
 
 def _depthwise_wide(op: Op, graph: Graph, target: Target) -> str | None:
@@ -405,6 +410,19 @@ KERNELS: tuple[Kernel, ...] = (
         pack=depthwise_wide.wide_pack,
         pointers=_window_pointers,
         cost=lambda call, view: depthwise_wide.wide_cost(view),
+    ),
+    Kernel(
+        family="depthwise_narrow",
+        template="depthwise_narrow.c.j2",
+        accepts=_depthwise_narrow,
+        reads=_WIDE,
+        writes=_WIDE,
+        needs=_wide_rows,
+        view=depthwise_narrow.narrow_view,
+        pack=depthwise_narrow.narrow_pack,
+        makes=lambda call: call.rows == 1,
+        pointers=_window_pointers,
+        cost=lambda call, view: depthwise_narrow.narrow_cost(view),
     ),
     Kernel(
         family="depthwise_block",
