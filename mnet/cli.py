@@ -250,6 +250,7 @@ def codegen(model: Path, options: Any, labels: str | None, out: Path, json_file:
 @click.option("--emulated", type=click.IntRange(min=1), default=2, show_default=True, help="Of them, for each core.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs.")
 @_layer_option
+@click.option("--board", metavar="B", help="Also within a board's flash and RAM: microbit, ... (firmware/README.md).")
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing and a leg was not run.")
 @_json_option
 def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> None:
