@@ -120,6 +120,7 @@ def main() -> None:
     mnet quantize run -o model.tflite                                int8
     mnet codegen model.tflite --target cortex-m4 -o model            C sources
     mnet verify model.tflite --target cortex-m4                      LiteRT == C here == C on the emulated core
+    mnet report model.tflite --target cortex-m4 -o model.html        figures, memory and proof on a page
 
     Exit codes: 0 well, 1 bits differ, 2 bad input (one sentence says what), 3 something could not be run.
     """

@@ -222,10 +222,11 @@ def _view(report: Report) -> dict[str, Any]:
 
 
 def _stack(profile: ModelProfile | None) -> tuple[str, str]:
-    """Return the stack's bytes, and how they were found."""
-    if profile is None or profile.stack_bytes is None:
-        return "\N{EN DASH}", "not measured"
-    return f"{profile.stack_bytes:,} B", "RAM, of one run in emulation"
+    """Return the most stack that a call takes, and how it was found."""
+    if profile is None:
+        return "", ""
+    painted = "" if profile.stack_bytes is None else f"; {profile.stack_bytes:,} B in one run"
+    return f"{profile.worst_stack_bytes:,} B", f"RAM, at most, from the machine code{painted}"
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------

@@ -130,7 +130,8 @@ def test_the_page_says_what_profile_and_verify_say(tmp_path: Path) -> None:
             assert not layer[what] or f"{layer[what]:,}" in row, (what, row)
         assert f"{100 * layer['cycles'] / profile['cycles']:.1f}" in row and row[1] == layer["kernel"]
     words = " ".join(page.words)
-    for what in ("cycles", "instructions", "flash_bytes", "arena_bytes", "stack_bytes", "macs", "file_macs"):
+    totals = ("cycles", "instructions", "flash_bytes", "arena_bytes", "stack_bytes", "worst_stack_bytes", "macs")
+    for what in (*totals, "file_macs"):
         assert f"{profile[what]:,}" in words, what
     assert profile["compiler"] in words and " ".join(profile["flags"]) in words and profile["model_hash"] in words
     assert f"{profile['cycles'] / 80_000:,.2f} ms" in words
