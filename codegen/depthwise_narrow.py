@@ -15,6 +15,7 @@ All of a row is unrolled; channels are a loop.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -105,6 +106,7 @@ class NarrowView:
     output_bytes: int  # of a value: 2 in wide16, 1 in wide8
     output_first: int
     output_pixel: int
+    constants: Literal["pairs", "bytes"]  # of narrow_pack
     requantization: RequantizationView
 
     @property
@@ -122,7 +124,7 @@ class NarrowView:
     @property
     def channel_words(self) -> int:
         """Return the constants of a channel."""
-        return 6 + self.requantization.words
+        return (6 if self.constants == "pairs" else 4) + self.requantization.words
 
     @property
     def assembly(self) -> bool:
@@ -247,10 +249,12 @@ def _block(view: NarrowView, outputs: range) -> Block:
     return Block(upper, third, tuple((held[x], x) for x in outputs))
 
 
-def narrow_view(call: Call) -> NarrowView:
+def narrow_view(call: Call, compact: bool = False) -> NarrowView:
     """Return what the text depends on: wide16 or wide8, one output row a call.
 
     rows[0..2] are the rows of the window, padding included, rows[3] is the output row.
+
+    `compact`: constants without two words of each channel, for 5 more cycles.
     """
     op, source, target = call.op, call.inputs[0], call.output
     assert isinstance(op, DepthwiseConv2D) and call.rows == 1
@@ -269,6 +273,7 @@ def narrow_view(call: Call) -> NarrowView:
         output_bytes=target.layout.element_bytes,
         output_first=target.left * target.pixel_bytes,
         output_pixel=target.pixel_bytes,
+        constants="bytes" if compact else "pairs",
         requantization=depthwise_numbers(call)[0],
     )
 
@@ -276,20 +281,25 @@ def narrow_view(call: Call) -> NarrowView:
 def narrow_pack(call: Call, view: NarrowView, phase: int) -> tuple[int, ...]:
     """Return the constants in the order in which the kernel reads them, for each channel:
 
-    the weights of rows 0 and 1 for each of the columns, as pairs of 16 bits; times 256 in the form fast
-    the bias, in the form fast times 256 and with the addend
-    (w0, w1) and (w1, w2) of row 2
-    the words of the requantisation
+    pairs   the weights of rows 0 and 1 for each of the columns, as pairs of 16 bits; times 256 in the form fast
+    bytes   the same and (w0, w1) of row 2 in two words; bytes 0 and 2 are a pair, bytes 1 and 3 are the next one
+    then    the bias, in the form fast times 256 and with the addend
+    pairs   (w0, w1) and (w1, w2) of row 2
+    bytes   (w1, w2) of row 2
+    then    the words of the requantisation
     """
     assert phase == 0
     _, weights, bias, requantization = depthwise_numbers(call)
-    w = (weights * (256 if view.requantization.form == "fast" else 1)) & 0xFFFF
-    words = np.zeros((len(bias), view.channel_words), np.int64)
-    words[:, :3] = (w[0] | w[1] << 16).T
-    words[:, 3] = bias
-    words[:, 4] = w[2, 0] | w[2, 1] << 16
-    words[:, 5] = w[2, 1] | w[2, 2] << 16
-    words[:, 6:] = requantization
+    taps = [(weights[0, i], weights[1, i]) for i in range(3)] + [(weights[2, i], weights[2, i + 1]) for i in range(2)]
+    factor = 256 if view.requantization.form == "fast" else 1
+    pairs = [((low * factor) & 0xFFFF) | ((high * factor) & 0xFFFF) << 16 for low, high in taps]
+    if view.constants == "bytes":
+        lanes = [(low & 0xFF) | (high & 0xFF) << 16 for low, high in taps]
+        columns = [lanes[0] | lanes[1] << 8, lanes[2] | lanes[3] << 8, bias, pairs[4]]
+    else:
+        columns = [*pairs[:3], bias, *pairs[3:]]
+    words = np.stack([*columns, *requantization.T], axis=1)
+    assert words.shape[1] == view.channel_words
     return tuple(int(word) & 0xFFFFFFFF for word in words.ravel())
 
 
@@ -318,6 +328,21 @@ def _pass_cost(some: Pass, value: int, pixel: int, extra: int, behind_store: boo
     return cost
 
 
+def _constants_cost(view: NarrowView, block: Block) -> Cost:
+    """Return the cost of loading the constants of a channel."""
+    r, pairs = view.requantization, view.constants == "pairs"
+    if r.form != "fast":
+        how = Cost(1 + 3, 2)
+    elif block.spare:
+        how = Cost(1, 0 if pairs else 4)
+    else:
+        how = Cost(2, 4)
+    if pairs:
+        return total(Cost(1 + 4, 2), Cost(1 + 2, 2), how)
+    behind_load = isinstance(block.third.ahead[-1], Load)
+    return total(Cost(1 + 3, 2), plain(5 + 1 if r.form == "fast" else 3 + 1), Cost(2 + 1 - behind_load, 8), how)
+
+
 def narrow_cost(view: NarrowView) -> Cost:
     """Return the cost of one call."""
     if not view.assembly:
@@ -328,14 +353,12 @@ def narrow_cost(view: NarrowView) -> Cost:
         last = channel == view.unroll - 1
         extra = 0 if last else (channel + 1) * view.input_bytes
         for number, block in enumerate(blocks):
-            how = Cost(1 + 3, 2) if r.form != "fast" else Cost(1, 0) if block.spare else Cost(2, 4)
-            constants = total(Cost(1 + 4, 2), Cost(1 + 2, 2), how)
             # The pointer is moved once for both; the multiplier does not come from the FPU, nor the other words.
             leave = total(leaving(r, len(block.leave)), plain(-1 if r.form == "fast" else -3))
             pointers = plain(1 + (2 if last and number == 0 else 0))
             upper = _pass_cost(block.upper, view.input_bytes, view.input_pixel, 0, channel > 0)
             third = _pass_cost(block.third, view.input_bytes, view.input_pixel, extra)
-            parts += [constants, pointers, upper, third, leave, plain(number < len(blocks) - 1)]
+            parts += [_constants_cost(view, block), pointers, upper, third, leave, plain(number < len(blocks) - 1)]
     body = total(*parts, Cost(1 + 1 + 3, 4 + 2 + 4))
     ahead = view.input_first - view.input_bytes
     first = addition(ahead) if ahead else Cost(1, 2)

@@ -411,18 +411,21 @@ KERNELS: tuple[Kernel, ...] = (
         pointers=_window_pointers,
         cost=lambda call, view: depthwise_wide.wide_cost(view),
     ),
-    Kernel(
-        family="depthwise_narrow",
-        template="depthwise_narrow.c.j2",
-        accepts=_depthwise_narrow,
-        reads=_WIDE,
-        writes=_WIDE,
-        needs=_wide_rows,
-        view=depthwise_narrow.narrow_view,
-        pack=depthwise_narrow.narrow_pack,
-        makes=lambda call: call.rows == 1,
-        pointers=_window_pointers,
-        cost=lambda call, view: depthwise_narrow.narrow_cost(view),
+    *(
+        Kernel(
+            family="depthwise_narrow",
+            template="depthwise_narrow.c.j2",
+            accepts=_depthwise_narrow,
+            reads=_WIDE,
+            writes=_WIDE,
+            needs=_wide_rows,
+            view=partial(depthwise_narrow.narrow_view, compact=compact),
+            pack=depthwise_narrow.narrow_pack,
+            makes=lambda call: call.rows == 1,
+            pointers=_window_pointers,
+            cost=lambda call, view: depthwise_narrow.narrow_cost(view),
+        )
+        for compact in (False, True)
     ),
     Kernel(
         family="depthwise_block",

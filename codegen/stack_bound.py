@@ -33,7 +33,7 @@ _COMPILED = {
     "depthwise_block": 144,
     "depthwise_dsp": 168,
     "depthwise_mve": 96,
-    "depthwise_narrow": 120,
+    "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
     "row_sum": 56,

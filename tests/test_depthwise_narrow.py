@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 
 from codegen.depthwise_narrow import NarrowView, narrow_cost, narrow_pack, narrow_view
+from codegen.dual_issue import reordered
 from codegen.layout import WIDE8, WIDE16, Layout
+from tests import kernel_harness
 from tests.kernel_harness import A_BATCH, SEEDS, Case, needs_arm, needs_gcc, run_emulated, run_on_host, unsolved
 from tests.test_depthwise_cost import check
 from tests.test_depthwise_dsp import counted
@@ -23,7 +25,7 @@ def narrow_case(rng: np.random.Generator, **choice: Any) -> Case:
     stride = choice.get("stride", int(rng.integers(1, 3)))
     fixed = {"kernel": (3, 3), "dilation": (1, 1), "stride": stride, "strides": (stride, stride)}
     case = wide_case(rng, **{**choice, **fixed})
-    view = narrow_view(case.call)
+    view = narrow_view(case.call, choice.get("compact", bool(rng.integers(2))))
     return replace(case, view=view, template="depthwise_narrow", constants=narrow_pack(case.call, view, 0))
 
 
@@ -43,12 +45,13 @@ def every_width(seed: int = 5) -> list[Case]:
             stride=stride,
             input=layout,
             zero_points=(zero_point, -128),
+            compact=compact,
         )
         for stride in (1, 2)
         for layout in (WIDE16, WIDE8)
         for zero_point in (-128, 5)
         for width in (*range(1, 13), 24)
-        for channels in (12, int(rng.integers(1, 12)))
+        for channels, compact in ((12, False), (8, True), (int(rng.integers(1, 12)), width % 2 == 0))
     ]
 
 
@@ -91,6 +94,14 @@ def test_both_bodies_of_every_width(tmp_path: Path) -> None:
 
 
 @needs_arm
+def test_the_order_for_dual_issue_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jinja = kernel_harness.environment()
+    jinja.globals["reorder"] = reordered
+    monkeypatch.setattr(kernel_harness, "environment", lambda: jinja)
+    run_emulated(every_width()[::7], tmp_path)
+
+
+@needs_arm
 def test_cost(tmp_path: Path) -> None:
     found = with_assembly([*batch(25, 60), *every_width()])
     check([case for case, _ in found], [narrow_cost(view) for _, view in found], tmp_path, 0.01, 0.04)
@@ -106,6 +117,7 @@ def test_cost_without_the_fast_form(tmp_path: Path, unsolved: None) -> None:
 @pytest.mark.parametrize("layout", (WIDE8, WIDE16), ids=lambda layout: layout.name)
 def test_cycles_of_narrow_maps(layout: Layout, tmp_path: Path) -> None:
     same: dict[str, Any] = {**SOLVABLE, "same": True, "stride": 1, "zero_points": (-128, -128), "border": (0, 0, 0, 0)}
+    same |= {"compact": False}
     for width, channels, most in ((5, 64, 1.71), (4, 64, 1.75), (2, 128, 2.0)):
         rng = np.random.default_rng(3)
         case = narrow_case(rng, **{**same, "channels": channels}, size=(width, width), input=layout)
