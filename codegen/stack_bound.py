@@ -14,7 +14,7 @@ from codegen.packed import DepthwiseBlockView, PackedView
 from codegen.plan import Plan, PlannedOp
 
 # The public function and the loop over the schedule, without its row pointers.
-_PUBLIC, _LOOP = 24, 72
+_PUBLIC, _LOOP, _LOOP_MVE = 24, 72, 96
 
 # What a C body takes, by family of kernels; packed convolutions have their taps on
 # the stack besides, block-wise depthwise ones a pointer for each row of the window.
@@ -30,7 +30,7 @@ _COMPILED = {
     "convolution_shared": 200,
     "copy": 96,
     "depthwise": 136,
-    "depthwise_block": 144,
+    "depthwise_block": 208,
     "depthwise_dsp": 168,
     "depthwise_mve": 96,
     "depthwise_narrow": 152,
@@ -39,6 +39,7 @@ _COMPILED = {
     "row_sum": 56,
     "softmax": 136,
 }
+_BLOCK = 160  # a block-wise depthwise convolution without NAME_PORTABLE: C on ARMv7-M, C that calls assembly on ARMv6-M
 _FILL = 40
 _SAVED = 36  # r4 to r11 and lr
 _SAVED_VECTORS = 64  # d8 to d15
@@ -56,7 +57,7 @@ class StackBound:
 def stack_bound(plan: Plan) -> StackBound:
     """Return the bound for the functions that `plan` becomes."""
     pointers = max((entry.inputs for entry in plan.entries), default=1) + 1
-    driver = _PUBLIC + _LOOP + -(-4 * pointers // 8) * 8
+    driver = _PUBLIC + (_LOOP_MVE if plan.target.mve else _LOOP) + -(-4 * pointers // 8) * 8
     fill = _FILL if any(not entry.op for entry in plan.entries) else 0
     if plan.target.mve:
         condition = "defined(__ARM_FEATURE_MVE)"
@@ -89,8 +90,8 @@ def _assembly_bytes(op: PlannedOp) -> int:
     match view:
         case PackedView():  # assembly called by C that gathers the taps
             return _compiled_bytes(op)
-        case DepthwiseBlockView():  # likewise: both keep a pointer for each row of the window
-            return max(_compiled_bytes(op), 2 * (_SAVED + 4 * (view.height + 1)))
+        case DepthwiseBlockView():
+            return _BLOCK + 8 * max(view.height - 3, 0)
         case MveConvolution() if view.assembly:
             return _SAVED + _SAVED_VECTORS + 4 * view.kernel_height + 16
         case MveDepthwise() if view.assembly:

@@ -82,8 +82,7 @@ def test_no_run_takes_more_than_the_machine_code_says_nor_that_more_than_the_hea
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimize", ("ram", "size", "cycles"))
-@pytest.mark.parametrize("mode", ("const", "arena", "rows"))
+@pytest.mark.parametrize(("mode", "optimize"), (("const", "ram"), ("arena", "size"), ("rows", "cycles")))
 def test_the_header_holds_for_every_core_and_level_of_optimisation(
     mode: str, optimize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,8 +105,8 @@ def test_the_bound_holds_for_clang(core: str, tmp_path: Path) -> None:
         find_compiler("zig")
     except MissingToolError as error:
         pytest.skip(str(error))
-    for graph in (tiny_mobilenet(), tiny_residual()):
-        made = plan(simplify(graph), target(core), LITERT)
+    for graph, mode in ((tiny_mobilenet(), "arena"), (tiny_residual(), "const")):
+        made = plan(simplify(graph), target(core), LITERT, mode)
         found = built(made, tmp_path / f"{graph.name}-{core}", core, "zig")
         bound = stack_bound(made)
         assert stack.worst_case(found.elf, made).bytes <= max(bound.assembly, bound.compiled)
@@ -133,9 +132,7 @@ def test_gcc_says_the_same_of_each_function_in_c(core: str, tmp_path: Path) -> N
     compared = 0
     for name, size in _usage(found.folder, core):
         if name in frames and (size or frames[name] == 0):  # gcc gives naked functions 0
-            assert size - frames[name] in (0, 8), (
-                name
-            )  # ARMv6-M: gcc may count a word that it does not push
+            assert size - frames[name] in (0, 8), name  # ARMv6-M: gcc may count a word that it does not push
             compared += 1
     assert compared >= 4
 
