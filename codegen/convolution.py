@@ -15,7 +15,8 @@ by whole words, word i + n of a pixel is word i of the next one, and is loaded o
 The last three pixels of an odd row are taken with two channels at a time, where the window is short enough. Where a
 call makes several odd rows of a pointwise convolution, pairs of pixels go over the ends of rows instead.
 
-An input in bytes is widened: the windows of the pixels that go together, once for all output channels, on the stack.
+An input in bytes is widened: the windows of the pixels that go together, once for all output channels, on the stack; or
+in registers, word by word for every four output channels, where a window is one run.
 """
 
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class ConvolutionView:
     output: OutputView
     requantization: RequantizationView
     unrolling: Unrolling
+    in_registers: bool = False  # bytes are widened where they are multiplied
 
     @property
     def straddles(self) -> bool:
@@ -169,7 +171,7 @@ class ConvolutionView:
         """Return how a kernel row is read for two pixels."""
         if self.straight:
             return Loop(self.column_pairs, 1, 0)
-        return _loop(self.column_pairs, max(self.unrolling.loop // self.columns, 1))
+        return self._rounds(max(self.unrolling.loop // self.columns, 1))
 
     @property
     def single_straight(self) -> bool:
@@ -186,12 +188,26 @@ class ConvolutionView:
         if self.single_straight:
             return Loop(self.column_pairs, 1, 0)
         unrolled = self.columns * (self.kernel_height if self.straight else 1)
-        return _loop(self.column_pairs, max(self._single_words // unrolled, 2))
+        return self._rounds(max(self._single_words // unrolled, 2))
+
+    def _rounds(self, most: int) -> Loop:
+        unit = 2 if self.in_registers else 1  # words that come of one of memory stay together
+        how = _loop(self.column_pairs // unit, max(most // unit, 1))
+        return Loop(unit * how.pairs, how.count, unit * how.rest)
 
     @property
     def widens(self) -> bool:
-        """Return whether the input is bytes: some windows at a time are widened, for all output channels."""
-        return self.input_bytes == 1
+        """Return whether some windows at a time are widened on the stack, for all output channels."""
+        return self.input_bytes == 1 and not self.in_registers
+
+    @property
+    def word_bytes(self) -> int:
+        """Return the bytes of memory that a word of two taps comes from."""
+        return 2 if self.in_registers else 4
+
+    def place(self, word: int) -> int:
+        """Return the bytes from the window to what is loaded for a word of two taps."""
+        return word // 2 * 4 if self.in_registers else 4 * word
 
     @property
     def window_pixel(self) -> int:
@@ -234,13 +250,13 @@ class ConvolutionView:
     def steps(self, pixels: int, count: int) -> tuple[Step, ...]:
         """Return `count` words of each column, in an order in which words that pixels share are loaded once."""
         words = list(self.words(count))
-        overlap = self.window_pixel // 4 if self.window_pixel % 4 == 0 else 0
+        overlap = self.window_pixel // 4 if self.window_pixel % 4 == 0 and not self.in_registers else 0
         steps = []
         while words:
             word, registers, first = words[0], WORDS_OF_INPUT[:pixels], 0
             while word in words:
                 words.remove(word)
-                loads = tuple((registers[i], i * self.window_pixel + 4 * word) for i in range(first, pixels))
+                loads = tuple((registers[i], i * self.window_pixel + self.place(word)) for i in range(first, pixels))
                 steps.append(Step(word, loads, registers))
                 registers, first, word = (*registers[1:], registers[0]), pixels - 1, word + overlap
         return tuple(steps)
@@ -299,14 +315,24 @@ def _requantizer(call: Call) -> Requantizer:
     return requantizer(call.requantization, *accumulator_range(call))
 
 
-def convolution_view(call: Call, unrolling: Unrolling = FAST) -> ConvolutionView:
+def widens_in_registers(call: Call) -> bool:
+    """Return whether windows of bytes are one run each, from a whole word on: pointwise, or fully connected."""
+    op, source = call.op, call.inputs[0]
+    if source.layout is not WIDE8:
+        return False
+    if isinstance(op, Conv2D):
+        return op.weights.shape[1:3] == (1, 1) and source.stored_channels % 4 == 0
+    return isinstance(op, FullyConnected) and (source.height * source.width == 1 or source.stored_channels % 4 == 0)
+
+
+def convolution_view(call: Call, unrolling: Unrolling = FAST, in_registers: bool = False) -> ConvolutionView:
     """Return what the text depends on. Input wide16 or wide8; any output; for several rows a kernel of one row.
 
     rows[0 .. kernel_height - 1] are the rows of the window, rows[kernel_height] is the first output row.
     """
     op, source, target = call.op, call.inputs[0], call.output
     assert source.layout in INPUTS and target.layout in OUTPUTS and target.stored_channels % BLOCK == 0
-    assert source.layout is not WIDE8 or source.stored_channels % 4 == 0
+    assert widens_in_registers(call) if in_registers else source.layout is not WIDE8 or source.stored_channels % 4 == 0
     height, width, row, columns = 1, 1, (0, 0), 1
     if isinstance(op, FullyConnected):
         assert source.contiguous or (source.height == 1 and source.left == 0)
@@ -330,7 +356,7 @@ def convolution_view(call: Call, unrolling: Unrolling = FAST) -> ConvolutionView
     straddles = rows > 1 and width % 2 == 1 and gapless and near
     return ConvolutionView(
         kernel_height=height,
-        pairs=(taps + 1) // 2,
+        pairs=2 * ((taps + 3) // 4) if in_registers else (taps + 1) // 2,
         columns=columns,
         rows=rows,
         pixels=width,
@@ -342,6 +368,7 @@ def convolution_view(call: Call, unrolling: Unrolling = FAST) -> ConvolutionView
         output=output_view(target, row[1], width if straddles else 0),
         requantization=_requantizer(call).view,
         unrolling=unrolling,
+        in_registers=in_registers,
     )
 
 
@@ -364,10 +391,10 @@ def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int
     pixels = _weights(op).astype(np.int64).reshape(channels, view.kernel_height, -1, source.tensor.shape[2])
     pixels[how.constant] = 0
     pixels = np.pad(pixels, ((0, 0), (0, 0), (0, 0), (0, source.stored_channels - source.tensor.shape[2])))
-    if view.widens:  # UXTB16 makes words of channels 0, 2 and 1, 3
-        pixels = pixels.reshape(-1, 4)[:, (0, 2, 1, 3)]
     taps = pixels.reshape(channels, view.kernel_height, -1)
     stored[:channels, :, : taps.shape[2]] = taps
+    if view.input_bytes == 1:  # UXTB16 makes words of channels 0, 2 and 1, 3
+        stored = stored.reshape(-1, 4)[:, (0, 2, 1, 3)].reshape(stored.shape)
 
     # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
     folded = op.bias - (source.tensor.zero_point - source.offset) * taps.sum((1, 2))

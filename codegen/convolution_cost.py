@@ -132,8 +132,8 @@ def _row_loop(view: ConvolutionView, pixels: int, how: Loop) -> Part:
     part = _some_taps(view, pixels, 0, how.pairs)
     done = how.pairs
     if how.count > 1:
-        steps = WIDE + addition(4 * how.pairs) + addition(8 * how.pairs) + NARROW + BRANCH_BACK
-        part = addition(4 * how.count * how.pairs) + WIDE + repeated(part + steps, how.count)
+        steps = WIDE + addition(view.word_bytes * how.pairs) + addition(8 * how.pairs) + NARROW + BRANCH_BACK
+        part = addition(view.word_bytes * how.count * how.pairs) + WIDE + repeated(part + steps, how.count)
         part += _some_taps(view, pixels, 0, how.rest)
         done = how.rest
     return part + addition(8 * (view.pairs - view.column_pairs + done))
@@ -142,23 +142,23 @@ def _row_loop(view: ConvolutionView, pixels: int, how: Loop) -> Part:
 def _some_taps(view: ConvolutionView, pixels: int, weight: int, count: int) -> Part:
     """Return some words of each column of a kernel row."""
     if pixels == 1:
-        return _one_pixel(view.words(count), weight)
-    return total(_two_pixels(step, weight + step.word) for step in view.steps(pixels, count))
+        return _one_pixel(view, view.words(count), weight)
+    return total(_two_pixels(view, step, weight + step.word) for step in view.steps(pixels, count))
 
 
-def _two_pixels(step: Step, weight: int) -> Part:
+def _two_pixels(view: ConvolutionView, step: Step, weight: int) -> Part:
     loads = (*step.loads, ("r4", 8 * weight), ("r5", 8 * weight + 4))
-    return loaded(loads) + WIDE.copies(10)
+    return loaded(loads) + WIDE.copies(12 if view.in_registers else 10)
 
 
-def _one_pixel(words: Sequence[int], weight: int) -> Part:
+def _one_pixel(view: ConvolutionView, words: Sequence[int], weight: int) -> Part:
     part = NOTHING
     for i in range(0, len(words), 2):
         some = words[i : i + 2]
-        loads = [("r2", 4 * word) for word in some]
+        loads = [("r2", view.place(word)) for word in (some[1:] if view.in_registers else some)]
         for word, (first, second) in zip(some, (("r4", "r5"), ("r10", "r11")), strict=False):
             loads += [(first, 8 * (weight + word)), (second, 8 * (weight + word) + 4)]
-        part += loaded(loads) + WIDE.copies(6 * len(some))
+        part += loaded(loads) + WIDE.copies(6 * len(some) + 2 * view.in_registers)
     return part
 
 
@@ -166,7 +166,7 @@ def _triple(view: ConvolutionView) -> Part:
     """Return the last three pixels of a row: two output channels at a time."""
     height = view.kernel_height
     taps = total(
-        loaded((*step.loads, ("r5", 16 + 8 * (line * view.pairs + step.word)))) + WIDE.copies(7)
+        loaded((*step.loads, ("r5", 16 + 8 * (line * view.pairs + step.word)))) + WIDE.copies(7 + 3 * view.in_registers)
         for line in range(height)
         for step in view.steps(3, view.column_pairs)
     )

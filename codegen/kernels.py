@@ -329,6 +329,24 @@ KERNELS: tuple[Kernel, ...] = (
         cost=convolution_shared.shared_cost,
         stack=lambda call, view: convolution_shared.shared_stack_bytes(call),
     ),
+    *(  # bytes widened in registers
+        Kernel(
+            family="convolution_dsp",
+            template="convolution_dsp.c.j2",
+            accepts=_convolution_dsp,
+            reads=frozenset({"wide8"}),
+            writes=_DSP_OUTPUT,
+            needs=_convolution_needs,
+            view=partial(convolution.convolution_view, unrolling=unrolling, in_registers=True),
+            pack=convolution.convolution_pack,
+            can_be_whole=_plain_pointwise,
+            makes=convolution.widens_in_registers,
+            pointers=_convolution_pointers,
+            cost=lambda call, view: convolution_cost(view),
+            stack=lambda call, view: int(view.stack_bytes),
+        )
+        for unrolling in (convolution.FAST, convolution.COMPACT, convolution.SMALL)
+    ),
     Kernel(
         family="convolution_bytes",
         template="convolution_bytes.c.j2",

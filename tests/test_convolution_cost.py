@@ -11,6 +11,7 @@ from codegen.convolution_fpu import FpuView
 from mnet.graph import Conv2D, FullyConnected
 from mnet.oracle import Rounding
 from tests.kernel_harness import POISON, Case, Machine, measured, needs_arm, unsolved, write_sources
+from tests.test_convolution_layouts import bytes_in_registers
 from tests.test_kernels_dsp import convolution_case
 
 __all__ = ["unsolved"]  # a fixture
@@ -49,6 +50,21 @@ def test_costs_of_layers_in_every_layout_and_size(tmp_path: Path) -> None:
     variants = [{"planar": planar, "output_bytes": size} for planar in (False, True) for size in (1, 2)]
     variants += [{"code": code, "input_bytes": size} for code in (1, 2) for size in (1, 2)]
     check([convolution_case(rng, **{**base, **shape, **some}) for shape in SHAPES for some in variants], tmp_path)
+
+
+@needs_arm
+def test_costs_of_bytes_widened_in_registers(tmp_path: Path) -> None:
+    check(bytes_in_registers(), tmp_path)
+
+
+@needs_arm
+def test_a_fully_connected_layer_of_bytes_costs_two_cycles_more_for_sixteen_products(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    base = {**SHAPES[-1], "rounding": Rounding.DOUBLE, "spread": 1, "deviation": 8, "code": 0, "ring": False}
+    some = [convolution_case(rng, **base, input_bytes=size, in_registers=size == 1) for size in (2, 1)]
+    words, octets = measured(some, tmp_path)
+    assert octets.cycles - words.cycles <= 2 * (640 // 4) * (128 // 4)
+    assert some[1].view.stack_bytes == some[0].view.stack_bytes
 
 
 @needs_arm

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from codegen.dual_issue import reordered
 from mnet.graph import Conv2D, FullyConnected
 from mnet.oracle import Rounding
+from tests import kernel_harness
 from tests.kernel_harness import Case, needs_arm, needs_gcc, run_emulated, run_on_host
 from tests.test_kernels_dsp import convolution_case
 
@@ -69,6 +72,27 @@ def bytes_in() -> list[Case]:
     return made
 
 
+def bytes_in_registers() -> list[Case]:
+    """Return pointwise and fully connected layers that widen bytes where they multiply: loops, odd rows, odd runs."""
+    rng = np.random.default_rng(7)
+    base = {"input_bytes": 1, "in_registers": True, "kernel": (1, 1), **SOLVABLE, "deviation": 8}
+    made = [
+        convolution_case(rng, **base, channels=channels, stride=(1, step), size=size, code=code)
+        for channels in (4, 12, 100, 300)
+        for step in (1, 2)
+        for size in ((1, 1), (2, 2), (3, 3), (3, 7))
+        for code in (0, 2)
+    ]
+    base |= {"kind": FullyConnected}
+    made += [
+        convolution_case(rng, **base, channels=channels, stored_channels=channels, size=size, code=code)
+        for channels, size in ((4, (1, 1)), (10, (1, 1)), (7, (1, 1)), (641, (1, 1)), (2048, (1, 1)), (32, (4, 5)))
+        for code in (0, 1, 2)
+    ]
+    assert all(case.view.in_registers for case in made)
+    return made
+
+
 def straddling() -> list[Case]:
     """Return several odd rows a call: pairs of pixels over the ends of rows, near planes and far ones."""
     rng = np.random.default_rng(4)
@@ -117,6 +141,22 @@ def test_assembly_reads_bytes(tmp_path: Path) -> None:
     some = bytes_in()
     assert all(case.view.assembly for case in some)
     run_emulated(some, tmp_path)
+
+
+@needs_gcc
+@needs_arm
+def test_both_bodies_widen_bytes_in_registers(tmp_path: Path) -> None:
+    some = bytes_in_registers()
+    run_on_host(some, tmp_path)
+    run_emulated(some, tmp_path)
+
+
+@needs_arm
+def test_the_order_for_dual_issue_widens_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jinja = kernel_harness.environment()
+    jinja.globals["reorder"] = reordered
+    monkeypatch.setattr(kernel_harness, "environment", lambda: jinja)
+    run_emulated(bytes_in_registers()[::3], tmp_path)
 
 
 @needs_gcc

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 
 from codegen.call import Call
-from codegen.convolution import COMPACT, FAST, SMALL, convolution_accepts, convolution_pack, convolution_view
+from codegen.convolution import (
+    COMPACT,
+    FAST,
+    SMALL,
+    convolution_accepts,
+    convolution_pack,
+    convolution_view,
+    widens_in_registers,
+)
 from codegen.convolution_bytes import bytes_pack, bytes_view
 from codegen.convolution_fpu import (
     COMPACT_WORDS,
@@ -144,7 +152,8 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
         family, view = "convolution_fpu", fpu_view(call, FPU_SIZES[size])
         constants = fpu_pack(call, view, 0)
     else:
-        family, view = "convolution_dsp", convolution_view(call, SIZES[size])
+        in_registers = widens_in_registers(call) and draw("in_registers", False, True)
+        family, view = "convolution_dsp", convolution_view(call, SIZES[size], in_registers)
         constants = convolution_pack(call, view, 0)
 
     values = rng.integers(-128, 128, source_tensor.shape).astype(np.int8)

@@ -141,7 +141,7 @@ def test_assembly_takes_what_its_kernel_says(tmp_path: Path) -> None:
     made = plan(simplify(tiny_mobilenet()), target("cortex-m4"), LITERT, optimize="size")
     found = built(made, tmp_path / "net", "cortex-m4")
     frames = stack.worst_case(found.elf, made).frames
-    exact = {"convolution_dsp", "convolution_fpu", "convolution_shared"}
+    exact = {"convolution_bytes", "convolution_dsp", "convolution_fpu", "convolution_shared"}
     seen = [op for op in made.ops if op.kernel.family in exact and getattr(op.view, "assembly", False)]
     assert seen
     for symbol in {op.symbol for op in seen}:
