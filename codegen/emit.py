@@ -99,7 +99,7 @@ def _layer_table(graph: Graph, plan: Plan, source: Graph | None) -> list[str]:
         less = f" of {before[name]:>9}" if macs and before.get(name, macs) != macs else ""
         work = f"{macs:>9}{less:{13 if saves else 0}} MACs"
         storage = plan.storage[op.output]
-        rows = "whole" if storage.whole else "1 row" if storage.slots == 1 else f"{storage.slots} rows"
+        rows = "rows apart" if storage.apart else "whole" if storage.whole else "1 row" if storage.slots == 1 else f"{storage.slots} rows"
         lines.append(
             f"{op.name:<24} {shape:>12} {work}  {op.kernel.family:<16} "
             f"arena + {plan.buffer(op.output).offset:<6} {storage.buffer_bytes:>6} B  {storage.layout.name}, {rows}"

@@ -78,7 +78,7 @@ class Kernel:
     needs: Callable[[Op, Graph, Target], Needs]
     view: Callable[[Call], Any]
     pack: Callable[[Call, Any, int], tuple[int, ...]]
-    whole_layer: Callable[[Op, Graph], bool] = lambda op, graph: False  # makes all rows in one call
+    only_whole: bool = False  # makes all rows in one call
     consumes_rows: bool = False  # one call per input row; the output is complete after the last
     ring_of_window: bool = False  # one pointer: the input is a ring of exactly the window's height, or stored whole
     pointers: Callable[[Call], int] = lambda call: 1  # row pointers for each input
@@ -145,6 +145,12 @@ def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if isinstance(op, FullyConnected) and height * width > 1 and channels % 4:
         return "pixels of the input do not follow each other"
     return convolution.convolution_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
+
+
+def _reads_words(call: Call) -> bool:
+    """Return whether a window of bytes is whole words, so that it can be widened."""
+    source = call.inputs[0]
+    return source.layout is not WIDE8 or source.stored_channels % 4 == 0
 
 
 def _convolution_shared(op: Op, graph: Graph, target: Target) -> str | None:
@@ -293,8 +299,8 @@ KERNELS: tuple[Kernel, ...] = (
             needs=_convolution_needs,
             view=partial(convolution.convolution_view, unrolling=unrolling),
             pack=convolution.convolution_pack,
-            whole_layer=_small_pointwise,
             can_be_whole=_plain_pointwise,
+            makes=_reads_words,
             pointers=_convolution_pointers,
             cost=lambda call, view: convolution_cost(view),
             stack=lambda call, view: int(view.stack_bytes),
@@ -310,9 +316,8 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_convolution_needs,
         view=convolution_shared.shared_view,
         pack=convolution_shared.shared_pack,
-        whole_layer=_small_pointwise,
         can_be_whole=_plain_pointwise,
-        makes=convolution_shared.shared_makes,
+        makes=lambda call: _reads_words(call) and convolution_shared.shared_makes(call),
         pointers=_convolution_pointers,
         cost=convolution_shared.shared_cost,
         stack=lambda call, view: convolution_shared.shared_stack_bytes(call),
@@ -327,7 +332,6 @@ KERNELS: tuple[Kernel, ...] = (
             needs=_depthwise_needs,
             view=partial(depthwise.depthwise_view, compact=compact, shared=shared, straight=straight),
             pack=depthwise.depthwise_pack,
-            whole_layer=is_small,
             can_be_whole=lambda op, graph: True,
             ring_of_window=True,
             makes=partial(_depthwise_makes, compact=compact, shared=shared),
@@ -345,7 +349,6 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_depthwise_needs,
         view=depthwise_shared.shared_view,
         pack=depthwise_shared.shared_pack,
-        whole_layer=is_small,
         can_be_whole=lambda op, graph: True,
         ring_of_window=True,
         cost=lambda call, view: depthwise_shared_cost(view, call),
@@ -428,7 +431,7 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_wide_whole,
         view=plain.pool_view,
         pack=plain.no_constants,
-        whole_layer=lambda op, graph: True,
+        only_whole=True,
     ),
     Kernel(
         family="softmax",
@@ -449,7 +452,7 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_wide_whole,
         view=plain.copy_view,
         pack=plain.no_constants,
-        whole_layer=lambda op, graph: True,
+        only_whole=True,
     ),
 )
 
@@ -475,22 +478,6 @@ AVERAGE = Kernel(
     view=plain.average_view,
     pack=plain.no_constants,
 )
-
-
-def variants(kernel: Kernel, op: Op, graph: Graph, target: Target) -> Sequence[Kernel]:
-    """Return `kernel` and the others that accept `op`, have a price and need the same of its tensors."""
-    needs = kernel.needs(op, graph, target)
-    return [
-        other
-        for other in candidates(op, graph, target) or [kernel]
-        if other is kernel
-        or (
-            other.cost
-            and kernel.cost
-            and other.needs(op, graph, target) == needs
-            and other.ring_of_window == kernel.ring_of_window
-        )
-    ] or [kernel]
 
 
 def candidates(op: Op, graph: Graph, target: Target) -> Sequence[Kernel]:
