@@ -22,6 +22,7 @@ from mnet.graph import Conv2D, FullyConnected, Graph, Op
 BODY = 10  # words of two taps
 WORD_BYTES = 48  # of the code of one word
 HEADER = 15  # words before the first group
+WINDOW_BYTES_WORD = 14  # of them: what the windows take on the stack
 MOST_WORDS = 384  # of a window: 3 KiB of stack
 SAVED_BYTES = 36  # r4-r11, lr
 

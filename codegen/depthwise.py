@@ -4,6 +4,8 @@ The input is planar and centred: padding is 0. How the pixels of a row meet the 
 
 The three rows of a window are reached through one pointer. They lie one behind the other in a tensor that is stored
 whole; in a ring of three slots they lie in any rotation, and the kernel rows are rotated with them: `depthwise_pack`.
+Rows that lie apart have a pointer each. Their distances are the same in all channels, so that one pointer moves, word
+by word through all channels of the first row, and the others are found from it.
 
 One call makes one row, or all rows of a tensor that is stored whole. Small maps are written out row by row; larger
 ones loop over the rows that do not touch padding.
@@ -83,6 +85,7 @@ class DepthwiseView:
     output: Output | None  # None: read from the constants, so that layers of one map share the text
     constants: Literal["pairs", "bytes", "phases"]  # of depthwise_pack
     requantization: RequantizationView
+    apart: bool  # a pointer for each row of the window
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -107,8 +110,15 @@ class DepthwiseView:
         return row_quads(self.width, self.left, self.outputs) if (self.input_bytes, self.stride) == (1, 2) else ()
 
     @property
+    def pointers(self) -> int:
+        """Return the pointers to input rows."""
+        return 3 if self.apart else 1
+
+    @property
     def advance(self) -> tuple[int, int]:
-        """Return by how much the loops over rows move the pointers to input and output."""
+        """Return by how much a round of the channel loop moves the pointers to input and output, before its end."""
+        if self.apart:
+            return self.unroll * self.input_channel, 0
         return (
             sum(block.rounds * block.input_step for block in self.blocks),
             sum(block.rounds * block.output_step for block in self.blocks),
@@ -193,7 +203,7 @@ def _blocks(call: Call, source: Storage, row: int, straight: int) -> tuple[Block
     assert isinstance(op, DepthwiseConv2D)
     slot = source.slot_bytes
     if call.rows == 1:
-        return (Block((Line(tuple((i, i * slot) for i in range(3)), 0),)),)
+        return (Block((Line(tuple((i, 0 if source.apart else i * slot) for i in range(3)), 0),)),)
 
     def line(number: int, first: int = 0) -> Line:
         """Return output row `number`, seen from pointers that stand at output row `first`."""
@@ -219,7 +229,7 @@ def _blocks(call: Call, source: Storage, row: int, straight: int) -> tuple[Block
 
 
 def _ring(call: Call) -> bool:
-    return call.rows == 1 and call.inputs[0].slots == 3
+    return call.rows == 1 and call.inputs[0].slots == 3 and not call.inputs[0].apart
 
 
 def depthwise_shares(call: Call, compact: bool) -> bool:
@@ -236,6 +246,7 @@ def depthwise_view(
 
     rows[0] is, for one output row, the first slot of a ring of three, or the top row of the window in a tensor stored
     whole, padding rows included; for several output rows it is row 0 of the tensor. rows[1] is the first output row.
+    Of rows that lie apart, rows[0..2] are the rows of the window, padding rows included, and rows[3] is the output row.
 
     `compact`: a third of the constants, for some more cycles per channel and call. `shared`: the text serves any number
     of channels and any distance of output pixels, for 1.5 cycles more per output. `straight`: whole maps of up to so
@@ -244,7 +255,7 @@ def depthwise_view(
     op, source, target = call.op, call.inputs[0], call.output
     assert isinstance(op, DepthwiseConv2D)
     assert source.layout in (PLANAR16, PLANAR8) and target.layout in (WIDE16, WIDE8)
-    assert source.slots == 3 or source.whole
+    assert source.slots == 3 or source.whole or (source.apart and call.rows == 1)
     # An odd channel gets a partner where memory has one, so that the loop can take two at a time.
     channels = source.tensor.shape[2]
     channels += channels % 2 and min(source.stored_channels, target.stored_channels) > channels
@@ -264,6 +275,7 @@ def depthwise_view(
         output=None if shared else output,
         constants="pairs" if not compact else "phases" if _ring(call) else "bytes",
         requantization=depthwise_numbers(call)[0],
+        apart=source.apart,
     )
 
 
@@ -289,7 +301,7 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
     The constants of phase p are those of phase 0 without the first p words: one array serves all three.
 
     Without an output in the view, three words before the first channel are the distances, in bytes, of the first
-    output from rows[1], of pixels, and of the end of the channels.
+    output from the start of the output row, of pixels, and of the end of the channels.
     """
     target = call.output
     assert phase == 0 or _ring(call)

@@ -47,12 +47,14 @@ def limits(r: RequantizationView) -> Cost:
 
 def leaving(r: RequantizationView, outputs: int) -> Cost:
     """Return the cost of outputs that leave together."""
-    each = total(plain(3 if r.form == "fast" else 7), limits(r))
+    each = total(plain(3) if r.form == "fast" else Cost(7, 26), limits(r))
     return total(plain(2 if r.form == "fast" else 4), Cost(outputs * each.cycles, outputs * each.code_bytes))
 
 
-def _loads(line: Line, offset: int, behind_store: bool) -> Cost:
+def _loads(view: DepthwiseView, line: Line, offset: int, behind_store: bool) -> Cost:
     """Return the cost of loading a word of each row."""
+    if view.apart:
+        return Cost(2 + 2 + 1 + 1, 16)
     near = sum(tap == 0 and distance + offset < 128 for tap, distance in line.taps)  # r7 has short instructions
     count = len(line.taps)
     return Cost(count + (not behind_store), 4 * count - 2 * near)
@@ -72,7 +74,7 @@ def _row(view: DepthwiseView, line: Line, behind_store: bool) -> Cost:
     parts = []
     steps: tuple[Word | Quad, ...] = view.quads or view.words
     for step in steps:
-        parts.append(_loads(line, step.offset, behind_store))
+        parts.append(_loads(view, line, step.offset, behind_store))
         if isinstance(step, Word):
             products = len(step.finish) + len(step.start)
             parts.append(plain(taps * (products + (step.rotation is not None))))
@@ -125,7 +127,8 @@ def depthwise_cost(view: DepthwiseView, channels: int = 0) -> Cost:
         Cost(1 + 3, 2 + 4),
     )
     body = total(Cost(view.unroll * channel.cycles, view.unroll * channel.code_bytes), end)
-    before = total(Cost(10 + 3, 4 + 4), plain(3), Cost(3, 8) if view.constants == "phases" else plain(0))
+    pointers = Cost(5 + 3 + 2 + 2, 4 + 12 + 4 + 4) if view.apart else Cost(3, 4)
+    before = total(Cost(10, 4), pointers, plain(3), Cost(3, 8) if view.constants == "phases" else plain(0))
     if view.output:
         before = total(before, addition(view.output.first), addition(view.output_bytes * channels))
     else:

@@ -91,6 +91,8 @@ def _parsed(line: str) -> Instruction:
         if mnemonic.startswith("ldrd"):
             writes.add(registers[1])
             reads = set(registers[2:])
+        if mnemonic == "vmov" and len(registers) == 4:
+            writes, reads = set(registers[:2]), set(registers[2:])
         if mnemonic.startswith(LOADS):
             reads.add(MEMORY)
             if "!" in operands or "], #" in operands:

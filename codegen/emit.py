@@ -17,6 +17,7 @@ import jinja2
 from codegen.dual_issue import reordered
 from codegen.plan import TAKE, Plan, PlannedOp
 from codegen.schedule_words import words_of
+from codegen.stack_bound import stack_bound
 from codegen.targets import Target
 from mnet.errors import PlanError
 from mnet.graph import Graph, macs_of, weights_of
@@ -152,6 +153,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "state_bytes": plan.state_bytes,
         "rows_bytes": plan.rows_bytes,
         "arena_bytes": plan.arena_bytes,
+        "stack": stack_bound(plan),
         "trace_bytes": _trace_bytes(plan),
     }
 

@@ -18,6 +18,7 @@ from codegen import (
     convolution_shared,
     depthwise,
     depthwise_mve,
+    depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
     packed,
@@ -176,11 +177,17 @@ def _depthwise_shared(op: Op, graph: Graph, target: Target) -> str | None:
     return refused or depthwise_shared.shared_accepts(op, graph)
 
 
+def _depthwise_narrow(op: Op, graph: Graph, target: Target) -> str | None:
+    return _depthwise_wide(op, graph, target) or depthwise.depthwise_accepts(op, graph)
+
+
 def _depthwise_wide(op: Op, graph: Graph, target: Target) -> str | None:
     return depthwise_wide.wide_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
 
-def _depthwise_makes(call: Call, compact: bool, shared: bool) -> bool:
+def _depthwise_makes(call: Call, compact: bool, shared: bool, apart: bool) -> bool:
+    if call.inputs[0].apart != apart or (apart and call.rows > 1):
+        return False
     return not shared or depthwise.depthwise_shares(call, compact)
 
 
@@ -334,11 +341,27 @@ KERNELS: tuple[Kernel, ...] = (
             pack=depthwise.depthwise_pack,
             can_be_whole=lambda op, graph: True,
             ring_of_window=True,
-            makes=partial(_depthwise_makes, compact=compact, shared=shared),
+            makes=partial(_depthwise_makes, compact=compact, shared=shared, apart=False),
             cost=lambda call, view: depthwise_cost(view, call.inputs[0].tensor.shape[2]),
             one_copy=compact,
         )
         for shared, compact, straight in itertools.product((False, True), (False, True), (depthwise.STRAIGHT_PIXELS, 0))
+    ),
+    *(  # rows that lie apart
+        Kernel(
+            family="depthwise_dsp",
+            template="depthwise_dsp.c.j2",
+            accepts=_depthwise_dsp,
+            reads=_PLANAR,
+            writes=_WIDE,
+            needs=_depthwise_needs,
+            view=partial(depthwise.depthwise_view, compact=compact, shared=shared),
+            pack=depthwise.depthwise_pack,
+            makes=partial(_depthwise_makes, compact=compact, shared=shared, apart=True),
+            pointers=lambda call: 3,
+            cost=lambda call, view: depthwise_cost(view, call.inputs[0].tensor.shape[2]),
+        )
+        for shared, compact in itertools.product((False, True), (False, True))
     ),
     Kernel(
         family="depthwise_shared",
@@ -351,6 +374,7 @@ KERNELS: tuple[Kernel, ...] = (
         pack=depthwise_shared.shared_pack,
         can_be_whole=lambda op, graph: True,
         ring_of_window=True,
+        makes=lambda call: not call.inputs[0].apart,
         cost=lambda call, view: depthwise_shared_cost(view, call),
         one_copy=True,
     ),
@@ -389,6 +413,22 @@ KERNELS: tuple[Kernel, ...] = (
         pack=depthwise_wide.wide_pack,
         pointers=_window_pointers,
         cost=lambda call, view: depthwise_wide.wide_cost(view),
+    ),
+    *(
+        Kernel(
+            family="depthwise_narrow",
+            template="depthwise_narrow.c.j2",
+            accepts=_depthwise_narrow,
+            reads=_WIDE,
+            writes=_WIDE,
+            needs=_wide_rows,
+            view=partial(depthwise_narrow.narrow_view, compact=compact),
+            pack=depthwise_narrow.narrow_pack,
+            makes=lambda call: call.rows == 1,
+            pointers=_window_pointers,
+            cost=lambda call, view: depthwise_narrow.narrow_cost(view),
+        )
+        for compact in (False, True)
     ),
     Kernel(
         family="depthwise_block",

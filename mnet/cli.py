@@ -120,6 +120,7 @@ def main() -> None:
     mnet quantize run -o model.tflite                                int8
     mnet codegen model.tflite --target cortex-m4 -o model            C sources
     mnet verify model.tflite --target cortex-m4                      LiteRT == C here == C on the emulated core
+    mnet report model.tflite --target cortex-m4 -o model.html        figures, memory and proof on a page
 
     Exit codes: 0 well, 1 bits differ, 2 bad input (one sentence says what), 3 something could not be run.
     """
@@ -250,6 +251,7 @@ def codegen(model: Path, options: Any, labels: str | None, out: Path, json_file:
 @click.option("--emulated", type=click.IntRange(min=1), default=2, show_default=True, help="Of them, for each core.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs.")
 @_layer_option
+@click.option("--board", metavar="B", help="Also within a board's flash and RAM: microbit, ... (firmware/README.md).")
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing and a leg was not run.")
 @_json_option
 def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> None:
@@ -288,6 +290,39 @@ def profile(
         ablate(model, options, json_file)
     else:
         raise SystemExit(profile(model, options, json_file, wait_states, compare))
+
+
+@main.command()
+@_model_argument
+@_code_options
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="REPORT.html")
+@click.option(
+    "--inputs", type=click.IntRange(min=1), default=8, show_default=True, help="For LiteRT and this computer."
+)
+@click.option("--emulated", type=click.IntRange(min=1), default=2, show_default=True, help="Of them, for each core.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs.")
+@click.option(
+    "--clock",
+    "clocks",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="MHZ",
+    help="Give milliseconds for it; may be repeated. By default what is common for the core.",
+)
+@click.option(
+    "--wait-states",
+    type=click.IntRange(0, 15),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the flash; adds cycles and milliseconds.",
+)
+@click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing; the page says which.")
+def report(model: Path, options: Any, **values: Any) -> None:  # fmt: skip
+    """Profile, memory, proof, integration: one page of HTML."""
+    from mnet.commands.report import report
+
+    raise SystemExit(report(model, options, **values))
 
 
 @main.command()

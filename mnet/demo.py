@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mnet import pipeline, verify
-from mnet.commands.console import Column, is_quiet, print_json, print_table, progress
+from mnet.commands.console import Column, is_quiet, print_json, print_table, progress, write_text
 from mnet.commands.profile import ModelProfile, profile_model
 from mnet.commands.verify import COLUMNS, explain, row
 from mnet.datasets import Dataset, balanced_choice
@@ -21,12 +21,13 @@ from mnet.pipeline import Options, Prepared, prepare
 from mnet.progress import progress_bar
 from mnet.proof import Proof, prove
 from mnet.quantization import QuantizationOptions, evaluate_int8, quantize
+from mnet.report import RANDOM_INPUTS, Report, clocks_of, html
 from mnet.sources import load
 from mnet.training import TrainingOptions, train
 
 _NAME = "fashion"  # of the model and of its C functions
-_FIGURES = "demo.json"
-_MADE = {"run", "run.partial", "run.old", f"{_NAME}.tflite", _NAME, _FIGURES}
+_FIGURES, _REPORT = "demo.json", "report.html"
+_MADE = {"run", "run.partial", "run.old", f"{_NAME}.tflite", _NAME, _FIGURES, _REPORT}
 _EPOCHS = 24
 _REAL, _RANDOM, _EMULATED = 10, 10, 6  # inputs of the proof; how many of them the emulated core runs
 _CORE = "cortex-m4"
@@ -90,6 +91,9 @@ def run(out: Path, epochs: int | None, json_file: str | None) -> int:
         seconds=round(time.monotonic() - began, 1),
     )
     print_json(asdict(figures), str(out / _FIGURES))
+    clocks = clocks_of(prepared.plan.target)
+    page = Report(prepared, profile, reason, proof, clocks, f"test images, one of each class, and {RANDOM_INPUTS}")
+    write_text(out / _REPORT, html(page))
     if json_file:
         print_json(asdict(figures), json_file)
     if say:
@@ -180,6 +184,7 @@ def _print(out: Path, prepared: Prepared, figures: _Figures) -> None:
             (f"{model}", "the int8 model: any tool for TensorFlow Lite opens it"),
             (f"{code / _NAME}.h", f"the C sources begin here; {code / 'test'} proves them again"),
             (f"{out / _FIGURES}", "these figures"),
+            (f"{out / _REPORT}", "all of it on a page for your browser, with a picture of the memory"),
         )
     )
     print("\nNext:")

@@ -1,16 +1,19 @@
-"""The arena over time as SVG: address against step, one rectangle for each row, one colour for each tensor."""
+"""The arena over time as SVG: address against step, one rectangle for each row, one colour for each tensor.
+
+What lies side by side and lives equally long is one rectangle, so that some hundred buffers stay readable.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from xml.sax.saxutils import escape
 
 from codegen.layout import SUMS32
 from codegen.plan import TAKE, Buffer, Entry, Plan, PlannedOp
-from mnet.svg import BOTTOM, LEFT, PALETTE, RIGHT, TOP, WIDTH, Scale, axes, box, document, legend
+from mnet.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Scale, axes, box, colour, document, escape, legend
 
 IMAGE = "image"
 _HEIGHT = 420  # of the plot
+_THIN = 3  # pixels; thinner rows get no outline, which would hide them
 
 
 @dataclass(frozen=True)
@@ -28,25 +31,28 @@ class RowLife:
 def memory_svg(plan: Plan) -> str:
     """Return the arena over time; hovering over a rectangle tells which rows it is."""
     steps = len(plan.schedule)
-    colours = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate((*plan.storage, IMAGE))}
+    colours = {name: colour(number) for number, name in enumerate((*plan.storage, IMAGE))}
     across = Scale(0, steps, LEFT, WIDTH - RIGHT)
     upwards = Scale(0, plan.arena_bytes, TOP + _HEIGHT, TOP)
     parts = axes(across, upwards, "step", "bytes")
-    for buffer in plan.buffers:
-        end = min(buffer.death + 1, steps)
-        area = box(across(buffer.birth), upwards(buffer.offset + buffer.size), across(end), upwards(buffer.offset))
-        title = f"{maker_of(plan, buffer.tensor)}: buffer of {buffer.size:,} B at {buffer.offset:,}"
-        opacity = 0.8 if buffer.tensor == IMAGE else 0.25
-        shown = f'fill="{colours[buffer.tensor]}" fill-opacity="{opacity}"'
+    blocks = blocks_of(plan.buffers)
+    for block in blocks:
+        end = min(block.death + 1, steps)
+        area = box(across(block.birth), upwards(block.offset + block.size), across(end), upwards(block.offset))
+        title = f"{maker_of(plan, block.tensor)}: {block.size:,} B at {block.offset:,}"
+        opacity = 0.8 if block.tensor == IMAGE else 0.25
+        shown = f'fill="{colours[block.tensor]}" fill-opacity="{opacity}"'
         parts.append(f'<rect class="box" {area} {shown}><title>{escape(title)}</title></rect>')
     for life in row_lives(plan):
-        for offset, size in _places(plan, life):
-            area = box(across(life.birth), upwards(offset + size), across(life.death + 1), upwards(offset))
+        for offset, size in _joined(_places(plan, life)):
+            left, right, high = across(life.birth), across(life.death + 1), upwards(0) - upwards(size)
+            area = box(left, upwards(offset + size), right, upwards(offset))
+            kind = "row" if min(right - left, high) > _THIN else "box"
             parts.append(
-                f'<rect class="row" {area} fill="{colours[life.tensor]}">'
+                f'<rect class="{kind}" {area} fill="{colours[life.tensor]}">'
                 f"<title>{escape(_title(plan, life, size))}</title></rect>"
             )
-    parts += _names(plan, across, upwards)
+    parts += _names(plan, blocks, across, upwards)
     step, live = peak_of(plan)
     x, label = across(step + 0.5), f"peak: {live:,} B live in step {step:,}"
     anchor = "end" if x > WIDTH / 2 else "start"
@@ -64,10 +70,42 @@ def memory_svg(plan: Plan) -> str:
     return document(f"The arena of {plan.graph.name} over time", TOP + _HEIGHT + BOTTOM + lines, [*parts, *names_below])
 
 
-def _names(plan: Plan, across: Scale, upwards: Scale) -> list[str]:
+def blocks_of(buffers: Iterable[Buffer]) -> list[Buffer]:
+    """Return the buffers with what lies side by side, is of one tensor and lives equally long as one.
+
+    >>> blocks_of([Buffer("t", 4, 4, 0, 9, slot=1), Buffer("t", 0, 4, 0, 9, slot=0), Buffer("t", 8, 4, 1, 9, slot=2)])
+    [Buffer(tensor='t', offset=0, size=8, birth=0, death=9, slot=None), \
+Buffer(tensor='t', offset=8, size=4, birth=1, death=9, slot=None)]
+    """
+    spans: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+    for buffer in buffers:
+        spans.setdefault((buffer.tensor, buffer.birth, buffer.death), []).append((buffer.offset, buffer.size))
+    return [
+        Buffer(tensor, offset, size, birth, death)
+        for (tensor, birth, death), places in spans.items()
+        for offset, size in _joined(places)
+    ]
+
+
+def _joined(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (offset, bytes) of stretches of memory, with those that touch as one.
+
+    >>> _joined([(8, 4), (0, 4), (4, 4), (20, 4)])
+    [(0, 12), (20, 4)]
+    """
+    joined: list[tuple[int, int]] = []
+    for offset, size in sorted(places):
+        if joined and sum(joined[-1]) == offset:
+            joined[-1] = (joined[-1][0], joined[-1][1] + size)
+        else:
+            joined.append((offset, size))
+    return joined
+
+
+def _names(plan: Plan, blocks: Iterable[Buffer], across: Scale, upwards: Scale) -> list[str]:
     """Return the names of the tensors that are large enough to carry them."""
     largest: dict[str, Buffer] = {}
-    for buffer in plan.buffers:
+    for buffer in blocks:
         known = largest.get(buffer.tensor)
         if known is None or _area(buffer, plan) > _area(known, plan):
             largest[buffer.tensor] = buffer

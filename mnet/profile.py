@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen.plan import Plan
-from mnet import cycles, flash, toolchain, verify
+from mnet import cycles, flash, stack, toolchain, verify
 from mnet.cycles import Cost
 from mnet.errors import ToolError
 from mnet.graph import macs_of
@@ -71,7 +71,8 @@ class ModelProfile:
     code_bytes: int
     constant_bytes: int
     arena_bytes: int
-    stack_bytes: int | None
+    stack_bytes: int | None  # that the run of one image took, painted
+    worst_stack_bytes: int  # that any call of a public function can take, from the machine code
 
     @property
     def flash_bytes(self) -> int:
@@ -105,6 +106,10 @@ def profile_model(prepared: Prepared, wait_states: int = 0) -> ModelProfile:
         folder = Path(name) / plan.graph.name
         write(prepared, folder)
         found = cycles.profile_folder(folder, plan.target, image, Path(name) / "build", kind)
+        plain = toolchain.build_target(
+            folder, plan.target, (), kind, Path(name) / "plain", keep=stack.public_functions(plan)
+        )
+        worst = stack.worst_case(plain, plan).bytes
         (elf,) = (Path(name) / "build" / "counted").glob("*.elf")
         sizes, symbols = toolchain.sizes(elf), toolchain.symbols(elf)
     constant_bytes = sizes.constants + sizes.data
@@ -133,6 +138,7 @@ def profile_model(prepared: Prepared, wait_states: int = 0) -> ModelProfile:
         constant_bytes=constant_bytes,
         arena_bytes=plan.arena_bytes,
         stack_bytes=found.stack_bytes,
+        worst_stack_bytes=worst,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from codegen.targets import Target, target
 from mnet import golden, verify
+from mnet.boards import Fit, find_board, fit
 from mnet.emulator import find_qemu, run_host, run_qemu, run_unicorn
 from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Int8Array
@@ -29,6 +30,7 @@ class Proof:
     oracle: str
     seed: int
     legs: tuple[Leg, ...]
+    fit: Fit | None = None  # what the model takes of a board's memory, where one was asked for and it fits
 
     @property
     def exit_code(self) -> int:
@@ -50,6 +52,7 @@ def prove(
     inputs: Int8Array | None = None,
     progress: Progress = _no_progress,
     cores: Sequence[str] | None = None,
+    board: str | None = None,
 ) -> Proof:
     """Run every leg for a model.
 
@@ -61,7 +64,12 @@ def prove(
         inputs: int8 [count, height, width, channels] to take instead of random ones.
         progress: called as inputs are done.
         cores: names of the targets to emulate; None for all that the plan's target runs on.
+        board: name of a board whose flash and RAM have to hold the model, see `mnet.boards`.
+
+    Raises:
+        PlanError: no such board.
     """
+    chosen, found = find_board(board) if board else None, None
     if inputs is None:
         inputs = verify.random_inputs(prepared.source, count, seed)
     tensors = golden.run(prepared.source, prepared.plan.oracle, inputs)
@@ -76,8 +84,16 @@ def prove(
         for core in prepared.plan.target.runs_on if cores is None else cores:
             run = partial(_core, prepared, folder, target(core), few, progress)
             legs.append(_attempt(f"C on {core}", run))
+        if chosen:
+
+            def within() -> Leg:
+                nonlocal found
+                leg, found = fit(prepared.plan, folder, chosen, find_target_compiler(), few)
+                return leg
+
+            legs.append(_attempt(f"C within {chosen.name}", within))
     legs = [_explained(leg, prepared, tensors) for leg in legs]
-    return Proof(prepared.path.name, prepared.plan.target.name, prepared.plan.oracle.name, seed, tuple(legs))
+    return Proof(prepared.path.name, prepared.plan.target.name, prepared.plan.oracle.name, seed, tuple(legs), found)
 
 
 def _explained(leg: Leg, prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:

@@ -1,8 +1,9 @@
 """Plots as SVG, by hand: scales, axes, legends, colours. No script, nothing from the network; light and dark."""
 
+import re
+import xml.sax.saxutils
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
 # Okabe and Ito's palette: eight colours that stay apart for readers with any colour vision, on white and on black.
 PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999")
@@ -21,6 +22,37 @@ _STYLE = """
 .mnet .name { pointer-events: none; paint-order: stroke; stroke: var(--ground); stroke-width: 3px }
 .mnet .line { stroke: var(--ink); stroke-width: 1.5; fill: none }
 """
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def escape(text: str) -> str:
+    """Return `text` for XML or HTML: markup escaped, characters that XML does not allow replaced.
+
+    >>> escape("a<b & \x1b")
+    'a&lt;b &amp; \ufffd'
+    """
+    return xml.sax.saxutils.escape(_NO_XML.sub("\ufffd", text))
+
+
+def ascii_only(document: str) -> str:
+    """Return XML or HTML with every other letter as a reference, so that it reads the same in any encoding.
+
+    >>> ascii_only("\xb5s")
+    '&#181;s'
+    """
+    return document.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def colour(number: int) -> str:
+    """Return the colour of thing `number`: the palette, then the same darker, then lighter, then anew.
+
+    >>> colour(0), colour(8), colour(16), colour(24)
+    ('#56b4e9', '#387597', '#a2d6f3', '#56b4e9')
+    """
+    ground, part = ((0, 0.0), (0, 0.35), (255, 0.45))[number // len(PALETTE) % 3]
+    code = PALETTE[number % len(PALETTE)]
+    parts = (int(code[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(value + (ground - value) * part):02x}" for value in parts)
 
 
 @dataclass(frozen=True)
@@ -49,25 +81,30 @@ def round_numbers(low: float, high: float, about: int = 6) -> list[int]:
     return list(range(-(-int(low) // step) * step, int(high) + 1, step))
 
 
-def axes(across: Scale, upwards: Scale, below: str, beside: str) -> list[str]:
-    """Return ground, grid and numbers of a plot."""
+def levels(upwards: Scale, start: float, end: float, beside: str) -> list[str]:
+    """Return a line from `start` to `end` for each round number of a vertical axis, and what the numbers are."""
     parts = []
     for value in round_numbers(upwards.low, upwards.high):
         y = upwards(value)
-        parts.append(f'<line class="axis" x1="{across.start}" x2="{across.end}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{across.start - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,}</text>')
+        parts.append(f'<line class="axis" x1="{start}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{start - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,}</text>')
+    return [*parts, f'<text x="4" y="{upwards.end - 12}">{escape(beside)}</text>']
+
+
+def axes(across: Scale, upwards: Scale, below: str, beside: str) -> list[str]:
+    """Return grid and numbers of a plot."""
+    parts = levels(upwards, across.start, across.end, beside)
     for value in round_numbers(across.low, across.high, 10):
         x = across(value)
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{upwards.start}" y2="{upwards.start + 4}"/>')
         parts.append(f'<text x="{x:.1f}" y="{upwards.start + 16}" text-anchor="middle">{value:,}</text>')
     middle = (across.start + across.end) / 2
-    parts.append(f'<text x="{middle:.1f}" y="{upwards.start + 30}" text-anchor="middle">{escape(below)}</text>')
-    return [*parts, f'<text x="4" y="{upwards.end - 12}">{escape(beside)}</text>']
+    return [*parts, f'<text x="{middle:.1f}" y="{upwards.start + 30}" text-anchor="middle">{escape(below)}</text>']
 
 
 def document(title: str, height: float, parts: Iterable[str]) -> str:
     """Return a whole SVG file, which may also stand inside HTML."""
-    return "\n".join(
+    lines = "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="mnet" viewBox="0 0 {WIDTH} {height:.0f}" '
             f'width="{WIDTH}" height="{height:.0f}" role="img">',
@@ -78,6 +115,7 @@ def document(title: str, height: float, parts: Iterable[str]) -> str:
             "</svg>\n",
         ]
     )
+    return ascii_only(lines)
 
 
 def box(left: float, top: float, right: float, bottom: float) -> str:

@@ -185,7 +185,14 @@ def build_host(
 
 
 def build_target(
-    folder: Path, target: Target, defines: Sequence[str], compiler: str, out_dir: Path, board: str | None = None
+    folder: Path,
+    target: Target,
+    defines: Sequence[str],
+    compiler: str,
+    out_dir: Path,
+    board: str | None = None,
+    program: str = "main",
+    keep: Sequence[str] = (),
 ) -> Path:
     """Compile a generated folder and the harness for an emulated board; return the ELF file, which names its board.
 
@@ -196,6 +203,8 @@ def build_target(
         compiler: "gcc" (arm-none-eabi-gcc) or "zig".
         out_dir: where objects and ELF file go; made if missing.
         board: one of firmware/boards; by default the first of `target.boards` that the program fits.
+        program: "main", the harness that watches, or "application", which takes no more memory than it must.
+        keep: functions that stay in the program though nothing calls them.
 
     Raises:
         ToolError: no compiler, it failed, or the program is too large for the board.
@@ -219,28 +228,34 @@ def build_target(
         *_definitions(name, defines),
     )
     objects = _compile(found, flags, sorted(folder.glob("*.c")), out_dir, ".model.o")
-    harness = [firmware / "harness" / f"{stem}.c" for stem in ("main", "io_semihosting", "freestanding")]
+    harness = [firmware / "harness" / f"{stem}.c" for stem in (program, "io_semihosting", "freestanding")]
     objects += _compile(found, flags, harness, out_dir, ".o")
     for position, chosen in enumerate(boards):
         start = _compile(found, (*flags, f'-DBOARD_NAME="{chosen}"'), [firmware / "boards" / "start.c"], out_dir, ".o")
         elf = out_dir / f"{name}-{target.name}-{found.name}.elf"
-        scripts = ("-T", f"{chosen}.ld", "-Wl,--gc-sections")
+        scripts = ["-T", f"{chosen}.ld", "-Wl,--gc-sections", *(f"-Wl,-u,{function}" for function in keep)]
         library = () if found.name == "zig" else ("-nostdlib", "-lgcc")
         link = (*found.command, *core, *OPTIMIZE, *scripts, *map(str, (*objects, *start)), *library, "-o", str(elf))
         try:
             # From the scripts' own folder, because zig hands no -L on, where lld would look for an INCLUDEd script.
             _run(f"cannot link {name} for {chosen} with {found.name}", link, cwd=firmware / "boards")
         except ToolError as error:
-            overflow = re.search(r"region [`'](\w+)'.*?overflowed by (\d+) bytes", str(error), re.DOTALL)
-            if overflow is None:
+            too_much = _too_much(str(error))
+            if not too_much:
                 raise
             if position + 1 < len(boards):
                 continue
-            raise ToolError(
-                f"{name} does not fit the board {chosen}: {int(overflow[2]):,} B too much for its {overflow[1]}"
-            ) from None
+            raise ToolError(f"{name} does not fit the board {chosen}: {too_much}") from None
         return elf
     raise AssertionError("the loop returns or raises at the last board")
+
+
+def _too_much(said: str) -> str:
+    """Return "N B too much for its REGION" for each region that a linker found too small, or ""."""
+    found: dict[str, int] = {}
+    for overflow in re.finditer(r"region [`'](\w+)'[^\n]*?overflowed by (\d+) bytes", said):
+        found[overflow[1]] = max(found.get(overflow[1], 0), int(overflow[2]))  # lld: one line for each section
+    return " and ".join(f"{size:,} B too much for its {region}" for region, size in found.items())
 
 
 def check_warnings(folder: Path, compiler: str, language: str = "c", core: Target | None = None) -> None:
@@ -353,6 +368,12 @@ def section(elf: Path, name: str) -> tuple[int, bytes]:
         if found is None:
             raise ToolError(f"{elf} has no section {name}")
         return int(found["sh_addr"]), bytes(found.data())
+
+
+def section_bytes(elf: Path, name: str) -> int:
+    """Return the size of a section of `elf`, 0 where there is none."""
+    with _open_elf(elf) as file:
+        return sum(int(section["sh_size"]) for section in file.iter_sections() if section.name == name)
 
 
 def sizes(elf: Path) -> Sizes:

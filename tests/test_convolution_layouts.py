@@ -28,6 +28,24 @@ def cases() -> list[Case]:
     return made
 
 
+def rows_apart() -> list[Case]:
+    """Return planar rows of 1 to 13 pixels that lie apart: all channels of a row, then those of the next."""
+    rng = np.random.default_rng(6)
+    base = {"planar": True, "apart": True, "stride": (1, 1), **SOLVABLE}
+    made = [
+        convolution_case(rng, **base, **window, output_bytes=output_bytes, fpu=fpu, channels=4)
+        for output_bytes in (1, 2)
+        for fpu in (False, True)
+        for width in (*range(1, 14), 24)
+        for window in (
+            {"kernel": (1, 1), "size": (3, width), "whole": False},
+            {"kernel": (3, 3), "size": (5, width), "padding": (1, 1, 1, 1)},
+        )
+    ]
+    assert all(case.call.output.apart and not case.call.output.whole for case in made)
+    return made
+
+
 def bytes_in() -> list[Case]:
     """Return inputs in bytes: windows that overlap, touch or lie apart, loops in the words that are widened."""
     rng = np.random.default_rng(3)
@@ -67,6 +85,14 @@ def straddling() -> list[Case]:
     ]
     assert all(case.view.straddles or case.call.output.contiguous for case in made)
     return made
+
+
+@needs_gcc
+@needs_arm
+def test_both_bodies_write_rows_that_lie_apart(tmp_path: Path) -> None:
+    some = rows_apart()
+    run_on_host(some, tmp_path)
+    run_emulated(some, tmp_path)
 
 
 @needs_gcc

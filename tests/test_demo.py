@@ -29,6 +29,8 @@ def test_demo_walks_the_whole_road_twice(tmp_path: Path, monkeypatch: pytest.Mon
     assert {leg["status"] for leg in figures["proof"]["legs"]} == {"equal"}
     for text in ("accuracy, int8", "flash", "RAM", "cycles, Cortex-M4", "0 differ", "Next:"):
         assert text in result.stdout
+    page = (out / "report.html").read_text()
+    assert f"{figures['profile']['cycles']:,}" in page and "Equal in every bit" in page
     assert "FASHION_LABELS" in (out / "fashion" / "fashion.h").read_text()
     if shutil.which("make") and shutil.which("cc"):
         done = subprocess.run(["make", "-C", str(out / "fashion"), "test"], capture_output=True, text=True)
@@ -40,3 +42,4 @@ def test_demo_walks_the_whole_road_twice(tmp_path: Path, monkeypatch: pytest.Mon
     assert bare.exit_code == 3, bare.output
     assert "C on cortex-m4, not run: arm-none-eabi-gcc is missing" in bare.stdout
     assert json.loads((out / "demo.json").read_text())["profile"] is None
+    assert "code size are missing: arm-none-eabi-gcc is missing" in (out / "report.html").read_text()

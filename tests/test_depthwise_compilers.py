@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import test_depthwise_dsp, test_depthwise_shared, test_depthwise_wide
+from tests import (
+    test_depthwise_apart,
+    test_depthwise_dsp,
+    test_depthwise_narrow,
+    test_depthwise_shared,
+    test_depthwise_wide,
+)
 from tests.kernel_harness import (
     ARM_GCC,
     CORES,
@@ -21,6 +27,7 @@ from tests.kernel_harness import (
 )
 
 M4 = " ".join(CORES["M4"])
+KERNELS = (test_depthwise_apart, test_depthwise_dsp, test_depthwise_narrow, test_depthwise_shared, test_depthwise_wide)
 COMPILERS = (
     "gcc -std=c99",
     "g++ -x c++ -std=c++11",
@@ -35,11 +42,7 @@ COMPILERS = (
 
 def batch(seed: int, count: int) -> list[Case]:
     """Draw cases of each kernel."""
-    return [
-        case
-        for test in (test_depthwise_dsp, test_depthwise_shared, test_depthwise_wide)
-        for case in test.batch(seed, count)
-    ]
+    return [case for test in KERNELS for case in test.batch(seed, count)]
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O3"])

@@ -43,6 +43,8 @@ def lines(draw: st.DrawFn) -> str:
                 f"sub {a}, {b}, #{offset}",
                 f"vmov s{offset % 4}, {a}",
                 f"vmov {a}, s{offset % 4}",
+                f"vmov {a}, {b}, s2, s3",
+                f"vmov s2, s3, {a}, {b}",
                 f"cmp {a}, #{offset}\nit lt\nmovlt {b}, #{offset}",
                 f"subs {a}, {b}, {c}\nit gt\nmovgt {d}, #1",
             )
@@ -81,6 +83,12 @@ def test_a_pointwise_step_loses_its_loads() -> None:
     before = issue_cycles(parsed(text.splitlines()))
     after = issue_cycles(parsed(reordered(text).splitlines()))
     assert before >= 6 * 13 and after <= 6 * 11
+
+
+def test_a_move_of_two_words_writes_both() -> None:
+    to_core, to_fpu = parsed(["vmov r8, r9, s10, s11", "vmov s10, s11, r3, r4"])
+    assert [sorted(to_core.writes), sorted(to_core.reads)] == [["r8", "r9"], ["s10", "s11"]]
+    assert [sorted(to_fpu.writes), sorted(to_fpu.reads)] == [["s10", "s11"], ["r3", "r4"]]
 
 
 def test_labels_and_branches_stay_where_they_are() -> None:

@@ -121,7 +121,9 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
     border = (1, 0, 0, 0) if planar else draw("border", (0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 0, 2))
     layout = {(True, 1): PLANAR8, (True, 2): PLANAR16, (False, 1): WIDE8, (False, 2): WIDE16}[planar, output_bytes]
     target = storage(tensor("out", out_shape, zero_points[1]), layout, border)
-    if not whole and out_shape[0] > 1 and draw("ring", False, True):
+    if planar and not whole and draw("apart", False, True):
+        target = replace(target, apart=True)
+    elif not whole and out_shape[0] > 1 and draw("ring", False, True):
         target = replace(target, slots=2)
     call = Call(op, (source,), target, out_shape[0] if whole else 1, how)
     assert convolution_accepts(op, None) is None or -128 in weights

@@ -2,18 +2,21 @@
 
 import itertools
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
-from codegen.plan import Plan
+from codegen.plan import Buffer, Plan
 from codegen.planner import plan
 from codegen.simplify import simplify
 from codegen.targets import target
 from mnet.cli import main
 from mnet.oracle import LITERT
-from mnet.picture import _places, maker_of, memory_svg, peak_of, row_lives, spans_of
+from mnet.picture import _places, blocks_of, maker_of, memory_svg, peak_of, row_lives, spans_of
 from tests.models import tiny_mobilenet, tiny_residual
 
 
@@ -59,6 +62,32 @@ def test_spans_of_one_buffer_stand_together(made: Plan) -> None:
     for group in groups:
         assert len({(b.tensor, b.slot, b.offset, b.size) for b in group}) == 1
         assert all(a.death < b.birth for a, b in itertools.pairwise(group))
+
+
+@given(st.sets(st.tuples(st.sampled_from("ab"), st.integers(0, 12), st.integers(0, 3)), max_size=30))
+def test_blocks_hold_the_bytes_of_the_slots_and_nothing_else(slots: set[tuple[str, int, int]]) -> None:
+    buffers = [Buffer(name, 4 * place, 4, birth, birth + 2, slot=place) for name, place, birth in slots]
+    blocks = blocks_of(buffers)
+    held = [(b.tensor, b.birth, b.death, at) for b in blocks for at in range(b.offset, b.offset + b.size)]
+    assert sorted(held) == sorted(
+        (b.tensor, b.birth, b.death, at) for b in buffers for at in range(b.offset, b.offset + b.size)
+    )
+    ends = {(b.tensor, b.birth, b.offset + b.size) for b in blocks}
+    assert not ends & {(b.tensor, b.birth, b.offset) for b in blocks}
+
+
+def test_a_buffer_for_each_row_looks_like_one_for_all_where_they_touch(made: Plan) -> None:
+    apart = []
+    for buffer in made.buffers:
+        slots = made.storage[buffer.tensor].slots if buffer.tensor in made.storage and buffer.slot is None else 1
+        size = buffer.size // slots
+        if slots == 1 or size * slots != buffer.size:
+            apart.append(buffer)
+        else:
+            parts = (replace(buffer, offset=buffer.offset + n * size, size=size, slot=n) for n in range(slots))
+            apart += parts
+    assert len(apart) > 1.3 * len(made.buffers)
+    assert memory_svg(replace(made, buffers=tuple(apart))) == memory_svg(made)
 
 
 def test_show_writes_the_picture(tmp_path: Path) -> None:

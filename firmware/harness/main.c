@@ -191,6 +191,11 @@ void subject_trace(unsigned entry, unsigned call, const void *rows)
 }
 #endif
 
+#if defined(__arm__)
+/* Room that the linker keeps for the stack. */
+__attribute__((used, section(".stack_bytes"))) static uint8_t stack_room[1024];
+#endif
+
 #if defined(__arm__) && !defined(SUBJECT_TRACE) && !defined(SUBJECT_POISON)
 #define MEASURE_STACK
 extern uint32_t __stack_limit; /* from the linker script */

@@ -52,8 +52,8 @@ def _print_layers(found: ModelProfile) -> None:
     title = f"{found.model} for {found.target}, oracle {found.oracle}, one inference\n"
     print_table(columns, [*rows, ("",), total], title)
     print(f"\nflash {found.flash_bytes:,} B = code {found.code_bytes:,} + constants {found.constant_bytes:,}")
-    stack = "stack not measured" if found.stack_bytes is None else f"stack {found.stack_bytes:,} B"
-    print(f"RAM   arena {found.arena_bytes:,} B, {stack}")
+    painted = "" if found.stack_bytes is None else f" ({found.stack_bytes:,} B in this run)"
+    print(f"RAM   arena {found.arena_bytes:,} B, stack at most {found.worst_stack_bytes:,} B{painted}")
     print(f"\n{found.compiler}, {' '.join(found.flags)}")
     print(f"instructions: exact, counted in {found.emulator}; cycles: modelled for zero wait states, {found.timing}")
     if found.wait_states:

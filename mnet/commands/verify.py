@@ -30,12 +30,13 @@ def verify(
     layer: str | None,
     allow_missing: bool,
     json_file: str | None,
+    board: str | None = None,
 ) -> int:
     """Run every leg, print what came out, and return the exit code."""
     prepared = prepare(model, options)
     only = tensors_of(prepared.source, layer) if layer else frozenset[str]()
     with progress() as report:
-        proof = prove(prepared, inputs, min(emulated, inputs), seed, progress=report)
+        proof = prove(prepared, inputs, min(emulated, inputs), seed, progress=report, board=board)
     if only:
         narrowed = (leg.only(only) for leg in proof.legs)
         proof = replace(proof, legs=tuple(leg for leg in narrowed if leg.values or leg.reason))
@@ -50,6 +51,8 @@ def verify(
             print(f"\n{leg.name}, {leg.status}: {leg.reason}")
         for mismatch in leg.mismatches:
             print("\n" + explain(prepared, proof, leg, mismatch))
+    if proof.fit:
+        print(f"\n{proof.fit}")
     if only and all(not leg.values or leg.name.startswith("LiteRT") for leg in proof.legs):
         print(f"\nNo C makes {layer}: simplification dropped it (--no-simplify keeps it).")
     elif code == 0:
