@@ -55,7 +55,7 @@ class Catalogue:
     def _price(self, index: int, call: Call) -> Iterator[Candidate]:
         stage = self.stages[index]
         for kernel in self._kernels[index]:
-            if not takes(kernel, call):
+            if not takes(kernel, call) or not self._has_columns(kernel, call):
                 continue
             view = kernel.view(call)
             cost = kernel.cost(call, view) if kernel.cost else _guess(call)
@@ -65,6 +65,12 @@ class Catalogue:
             pointers = max(kernel.pointers(call), len(stage.inputs))
             cycles = (cost.cycles + POINTER_CYCLES * (pointers - 1)) * stage.calls
             yield Candidate(kernel, function, cycles, cost.code_bytes, 4 * words * copies, kernel.stack(call, view))
+
+
+    def _has_columns(self, kernel: Kernel, call: Call) -> bool:
+        """Return whether the padding columns that a kernel reads lie in memory."""
+        _, _, left, right = kernel.needs(call.op, self.graph, self.target).padding
+        return all(source.layout.planar or (source.left >= left and source.right >= right) for source in call.inputs)
 
 
 def _what_matters(stage: Stage, form: Form) -> object:

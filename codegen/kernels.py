@@ -252,6 +252,13 @@ def _wide_rows(op: Op, graph: Graph, target: Target) -> Needs:
     return Needs(wide(target), _padding_of(op))
 
 
+def _narrow_needs(op: Op, graph: Graph, target: Target) -> Needs:
+    """Return no columns where padding is stored as 0: the kernel leaves out what would be multiplied by it."""
+    top, bottom, left, right = _padding_of(op)
+    columns = (0, 0) if graph.tensors[inputs_of(op)[0]].zero_point == WIDE8.offset else (left, right)
+    return Needs(wide(target), (top, bottom, *columns))
+
+
 def _wide_whole(op: Op, graph: Graph, target: Target) -> Needs:
     return Needs(wide(target), whole=True)
 
@@ -402,6 +409,22 @@ KERNELS: tuple[Kernel, ...] = (
         pack=plain.convolution_pack,
         pointers=_window_pointers,
     ),
+    *(
+        Kernel(
+            family="depthwise_narrow",
+            template="depthwise_narrow.c.j2",
+            accepts=_depthwise_narrow,
+            reads=_WIDE,
+            writes=_WIDE,
+            needs=_narrow_needs,
+            view=partial(depthwise_narrow.narrow_view, compact=compact),
+            pack=depthwise_narrow.narrow_pack,
+            makes=lambda call: call.rows == 1,
+            pointers=_window_pointers,
+            cost=lambda call, view: depthwise_narrow.narrow_cost(view),
+        )
+        for compact in (False, True)
+    ),
     Kernel(
         family="depthwise_wide",
         template="depthwise_wide.c.j2",
@@ -413,22 +436,6 @@ KERNELS: tuple[Kernel, ...] = (
         pack=depthwise_wide.wide_pack,
         pointers=_window_pointers,
         cost=lambda call, view: depthwise_wide.wide_cost(view),
-    ),
-    *(
-        Kernel(
-            family="depthwise_narrow",
-            template="depthwise_narrow.c.j2",
-            accepts=_depthwise_narrow,
-            reads=_WIDE,
-            writes=_WIDE,
-            needs=_wide_rows,
-            view=partial(depthwise_narrow.narrow_view, compact=compact),
-            pack=depthwise_narrow.narrow_pack,
-            makes=lambda call: call.rows == 1,
-            pointers=_window_pointers,
-            cost=lambda call, view: depthwise_narrow.narrow_cost(view),
-        )
-        for compact in (False, True)
     ),
     Kernel(
         family="depthwise_block",
