@@ -142,6 +142,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "fills": any(not entry.op for entry in plan.entries),
         "take": take,
         "codes": codes,
+        "begun": _begun(graph, len(codes)),
         "step_labels": [*(labels[code] for code in codes), "END"],
         "row_words": [address // 4 for address in plan.row_address],
         "row_type": _narrowest(max(address // 4 for address in plan.row_address)),
@@ -156,6 +157,12 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "stack": stack_bound(plan),
         "trace_bytes": _trace_bytes(plan),
     }
+
+
+def _begun(graph: Graph, steps: int) -> int:
+    """Return a 32-bit number of the model's own whose sums with the positions 0 to `steps` neither wrap nor are small."""
+    bits = steps.bit_length()
+    return (1 << 31 | int(graph.model_hash[:8], 16) & 0x7FFFFFFF) >> bits << bits
 
 
 def _trace_bytes(plan: Plan) -> list[int]:

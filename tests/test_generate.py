@@ -43,13 +43,14 @@ def described(graph: Graph, leg: verify.Leg) -> str:
     name=st.sampled_from(("cortex-m4", "cortex-m0", "cortex-m55")),
     oracle=st.sampled_from(sorted(ORACLES)),
     mode=st.sampled_from(INPUT_MODES),
+    sanitizers=st.booleans(),
 )
 @pytest.mark.slow
 def test_random_networks_give_the_golden_bits(
-    tmp_path_factory: pytest.TempPathFactory, graph: Graph, name: str, oracle: str, mode: str
+    tmp_path_factory: pytest.TempPathFactory, graph: Graph, name: str, oracle: str, mode: str, sanitizers: bool
 ) -> None:
     made = plan(drop_dead_channels(simplify(graph), ORACLES[oracle]), target(name), ORACLES[oracle], mode)
-    leg = compare_on_host(graph, made, tmp_path_factory.mktemp("generated") / graph.name)
+    leg = compare_on_host(graph, made, tmp_path_factory.mktemp("generated") / graph.name, sanitizers)
     assert leg.status == "equal" and leg.values > 0, described(graph, leg)
 
 
@@ -70,11 +71,18 @@ def test_a_generated_folder_proves_itself_with_a_c_compiler_only(tmp_path: Path)
     graph = tiny_mobilenet()
     made = plan(simplify(graph), target("cortex-m"), ORACLES["litert"])
     tensors = golden.run(graph, made.oracle, random_input(graph, 1, 2))
-    files = {**emit(made, ORIGIN), "test/vectors.bin": verify.vectors(made, tensors)}
+    files: dict[str, str | bytes] = {**emit(made, ORIGIN), "test/vectors.bin": verify.vectors(made, tensors)}
     write_folder(tmp_path / "net", files)
     done = subprocess.run(["make", "-C", tmp_path / "net", "test"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 differ" in done.stdout
+
+    test = tmp_path / "net" / "test" / "test.c"
+    honest = test.read_text()
+    test.write_text(honest.replace("        prepare_arena();\n", "        prepare_arena();\n        guarded[0] = 0;\n"))
+    done = subprocess.run(["make", "-C", tmp_path / "net", "test"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "the model wrote outside its arena" in done.stdout
+    test.write_text(honest)
 
     damaged = bytearray(files["test/vectors.bin"])  # type: ignore[arg-type]
     damaged[-1] ^= 1  # the last byte of the last output

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from codegen.plan import TAKE
+from codegen.stack_bound import stack_bound
 from mnet.commands.console import print_json
 from mnet.pipeline import Options, prepare, write
 
@@ -13,6 +14,8 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
     write(prepared, out, labels)
     plan = prepared.plan
     constants = 4 * sum(map(len, plan.constants.values()))
+    bound = stack_bound(plan)
+    stack = max(bound.assembly, bound.compiled) if plan.target.name == "cortex-m" else bound.assembly
     if json_file:
         figures = {
             "folder": str(out),
@@ -21,6 +24,7 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
             "oracle": plan.oracle.name,
             "input_mode": plan.input_mode,
             "arena_bytes": plan.arena_bytes,
+            "stack_bytes": stack,
             "constant_bytes": constants,
             "steps": sum(step != TAKE for step in plan.schedule),
             "files": sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()),
@@ -28,7 +32,7 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
         print_json(figures, json_file)
         return
     print(f"{out}: C for {plan.target.name}, the bits of {plan.oracle.name}, --input {plan.input_mode}")
-    print(f"arena {plan.arena_bytes:,} B, packed weights and constants {constants:,} B")
+    print(f"arena {plan.arena_bytes:,} B, stack at most {stack:,} B, packed weights and constants {constants:,} B")
     if plan.target.name == "cortex-m":
         print("compiles and gives these bits on every core from Cortex-M0 to M85; fast with -mcpu=cortex-m4 or better")
     elif plan.target.gcc:
