@@ -114,7 +114,7 @@ class Arranger:
         return Arrangement(steps, forms, self._image(steps) if self.input_mode == "arena" else ())
 
     def _image(self, steps: Sequence[Step]) -> tuple[Box, ...]:
-        """Return a box for each row of the input, free as soon as it is taken; a word of two rows is the later one's."""
+        """Return a box for each row of the input, free as soon as it is taken; a word of two is the later's."""
         height, width, channels = self.graph.tensors[self.graph.input].shape
         ends = [row * width * channels // 4 * 4 for row in range(height)] + [align4(height * width * channels)]
         taken = [number for number, step in enumerate(steps) if step.op == 0]
@@ -144,7 +144,7 @@ class Arranger:
         moves = [frozenset((name,)) for name in self.choices]
         for distance in range(1, _NEAR + 1):
             moves += [frozenset(pair) for pair in zip(self.choices, self.choices[distance:], strict=False)]
-        found = []
+        found: list[tuple[int, int, frozenset[str]]] = []
         for start in (frozenset[str](), frozenset(self.choices)):
             gathered = start
             least, improved = self._bytes(self.order(gathered), picked), True

@@ -66,7 +66,6 @@ class Catalogue:
             cycles = (cost.cycles + POINTER_CYCLES * (pointers - 1)) * stage.calls
             yield Candidate(kernel, function, cycles, cost.code_bytes, 4 * words * copies, kernel.stack(call, view))
 
-
     def _has_columns(self, kernel: Kernel, call: Call) -> bool:
         """Return whether the padding columns that a kernel reads lie in memory."""
         _, _, left, right = kernel.needs(call.op, self.graph, self.target).padding
@@ -77,7 +76,7 @@ def _what_matters(stage: Stage, form: Form) -> object:
     """Return what kernels see of a tensor: of interleaved rows that come one by one, neither slots nor addresses."""
     storage = form.storage
     if storage.layout.planar or stage.rows != 1 or stage.reads_whole:
-        return form.key
+        return *form.key, storage.slots
     return storage.layout.name, storage.left, storage.right
 
 

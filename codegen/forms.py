@@ -67,14 +67,12 @@ class Form:
     cycles: int  # of the fills
 
     @property
-    def key(self) -> tuple[str, bool, int]:
-        """Return what tells the forms of one tensor from each other."""
-        return self.storage.layout.name, self.storage.apart, self.storage.slots
+    def key(self) -> tuple[str, bool]:
+        """Return what tells the forms of one tensor in one order from each other."""
+        return self.storage.layout.name, self.storage.apart
 
 
-def form_of(
-    storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int, output: bool
-) -> Form:
+def form_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int, output: bool) -> Form:
     """Return what a tensor takes in this storage, whose slots are fitted to the rows that live together.
 
     Args:
@@ -112,7 +110,7 @@ def _most_together(lives: Lives) -> int:
     rows = sorted(lives)
     births = np.maximum.accumulate([lives[row][0] for row in rows])
     newest = np.searchsorted(births, [lives[row][1] for row in rows], side="right") - 1
-    return max(rows[last] - row for row, last in zip(rows, newest, strict=True)) + 1
+    return max(rows[int(last)] - row for row, last in zip(rows, newest, strict=True)) + 1
 
 
 def _slots(storage: Storage, stages: Sequence[Stage], wanted: int) -> int:
@@ -186,4 +184,3 @@ def may_lie_apart(storage: Storage, stages: Sequence[Stage], output: str) -> boo
     return all(stage.rows == 1 for stage in makers) and not any(
         stage.rows > 1 or stage.reads_whole for stage in readers
     )
-

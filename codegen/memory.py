@@ -108,22 +108,29 @@ def place(boxes: Sequence[Box]) -> tuple[dict[str, int], int]:
     boxes = sorted(boxes, key=lambda box: box.name)
     conflicts, sizes = _conflicts(boxes), np.array([box.size for box in boxes])
     least = max(live_bytes(boxes), max((box.fixed or 0) + box.size for box in boxes))
-    best: tuple[npt.NDArray[np.int64], int] | None = None
-    for order in _ORDERS:
-        loose = [index for index, box in enumerate(boxes) if box.fixed is None]
-        queue = sorted(loose, key=lambda index: (order(boxes[index]), index))
-        for _ in range(_MOVES):
-            addresses = _first_fit(boxes, conflicts, queue)
-            taken = int((addresses + sizes).max())
-            if best is None or taken < best[1]:
-                best = addresses, taken
-            if taken == least:
-                break
-            top = next((i for i, index in enumerate(queue) if addresses[index] + sizes[index] == taken), 0)
-            if top == 0:
-                break
-            queue.insert(top // 2, queue.pop(top))
-        if best[1] == least:
-            break
-    assert best is not None
+    best = min((_fitted(boxes, conflicts, sizes, order, least) for order in _ORDERS), key=lambda found: found[1])
     return {box.name: int(address) for box, address in zip(boxes, best[0], strict=True)}, best[1]
+
+
+def _fitted(
+    boxes: Sequence[Box],
+    conflicts: npt.NDArray[np.bool_],
+    sizes: npt.NDArray[np.int64],
+    order: Callable[[Box], tuple[int, ...]],
+    least: int,
+) -> tuple[Sequence[int], int]:
+    """Return the best first-fit from an order, and the bytes that it takes."""
+    loose = [index for index, box in enumerate(boxes) if box.fixed is None]
+    queue = sorted(loose, key=lambda index: (order(boxes[index]), index))
+    best: tuple[Sequence[int], int] | None = None
+    for _ in range(_MOVES):
+        addresses = _first_fit(boxes, conflicts, queue)
+        taken = int((addresses + sizes).max())
+        if best is None or taken < best[1]:
+            best = addresses.tolist(), taken
+        top = next((i for i, index in enumerate(queue) if addresses[index] + sizes[index] == taken), 0)
+        if taken == least or top == 0:
+            break
+        queue.insert(top // 2, queue.pop(top))
+    assert best is not None
+    return best

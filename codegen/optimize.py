@@ -120,7 +120,7 @@ class Optimizer:
         """
         found: Solution | None = None
         for start in (self._usual(), self._least()):
-            now = start and self._with_forms(None, start, range(len(self.catalogue.stages)))
+            now = self._with_forms(None, start, range(len(self.catalogue.stages)))
             while now is not None:
                 lower = [other for other in self._neighbours(now) if other and other.price < now.price - 1e-9]
                 if not lower:

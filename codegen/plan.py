@@ -203,9 +203,9 @@ class _Replay:
         if address is not None and address != self.plan.address(tensor, virtual):
             self.fail(step, f"row {virtual - storage.top} of {tensor} is written elsewhere than in its slot")
         self.holds[tensor][virtual % storage.slots] = virtual
-        if storage.apart and storage.filled_beside and storage.top <= virtual < storage.top + storage.height:
-            if (tensor, virtual) not in self.sides:
-                self.fail(step, f"row {virtual - storage.top} of {tensor} is made without its padding")
+        real = storage.top <= virtual < storage.top + storage.height
+        if storage.apart and storage.filled_beside and real and (tensor, virtual) not in self.sides:
+            self.fail(step, f"row {virtual - storage.top} of {tensor} is made without its padding")
 
     def read(self, op: PlannedOp, step: int) -> None:
         """Check that all rows of the window of the next call are there."""
