@@ -13,6 +13,7 @@ from typing import Any
 
 from codegen import (
     convolution,
+    convolution_bytes,
     convolution_fpu,
     convolution_mve,
     convolution_shared,
@@ -156,6 +157,10 @@ def _reads_words(call: Call) -> bool:
 
 def _convolution_shared(op: Op, graph: Graph, target: Target) -> str | None:
     return _convolution_dsp(op, graph, target) or convolution_shared.shared_accepts(op, graph)
+
+
+def _convolution_bytes(op: Op, graph: Graph, target: Target) -> str | None:
+    return _convolution_dsp(op, graph, target) or convolution_bytes.bytes_accepts(op, graph)
 
 
 def _convolution_fpu(op: Op, graph: Graph, target: Target) -> str | None:
@@ -335,6 +340,20 @@ KERNELS: tuple[Kernel, ...] = (
         pointers=_convolution_pointers,
         cost=convolution_shared.shared_cost,
         stack=lambda call, view: convolution_shared.shared_stack_bytes(call),
+    ),
+    Kernel(
+        family="convolution_bytes",
+        template="convolution_bytes.c.j2",
+        accepts=_convolution_bytes,
+        reads=frozenset({"wide8"}),
+        writes=_DSP_OUTPUT,
+        needs=_convolution_needs,
+        view=convolution_bytes.bytes_view,
+        pack=convolution_bytes.bytes_pack,
+        makes=convolution_bytes.bytes_makes,
+        pointers=_window_pointers,
+        cost=lambda call, view: convolution_bytes.bytes_cost(view),
+        stack=lambda call, view: int(view.stack_bytes),
     ),
     *(
         Kernel(

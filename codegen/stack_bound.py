@@ -23,6 +23,7 @@ _COMPILED = {
     "average": 96,
     "average_pool": 200,
     "convolution": 256,
+    "convolution_bytes": 176,
     "convolution_dsp": 176,
     "convolution_fpu": 176,
     "convolution_mve": 152,

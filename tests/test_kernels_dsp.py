@@ -12,6 +12,7 @@ from hypothesis import given
 
 from codegen.call import Call
 from codegen.convolution import COMPACT, FAST, SMALL, convolution_accepts, convolution_pack, convolution_view
+from codegen.convolution_bytes import bytes_pack, bytes_view
 from codegen.convolution_fpu import (
     COMPACT_WORDS,
     SMALL_WORDS,
@@ -51,13 +52,16 @@ FPU_SIZES = (UNROLLED_WORDS, COMPACT_WORDS, SMALL_WORDS)
 
 
 def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
-    """Draw a convolution: `choice` fixes some of what is drawn otherwise; `fpu` is with weights in the FPU."""
+    """Draw a convolution: `choice` fixes some of what is drawn otherwise.
+
+    `fpu` is with weights in the FPU, `unaligned` that of few taps on pixels of bytes.
+    """
 
     def draw(name: str, *options: Any) -> Any:
         return choice[name] if name in choice else options[rng.integers(len(options))]
 
-    fpu = bool(choice.get("fpu"))
-    kind = Conv2D if fpu else draw("kind", Conv2D, Conv2D, FullyConnected)
+    fpu, unaligned = bool(choice.get("fpu")), bool(choice.get("unaligned"))
+    kind = Conv2D if fpu or unaligned else draw("kind", Conv2D, Conv2D, FullyConnected)
     kernel = draw("kernel", (1, 1), (1, 1), (3, 3), (2, 1), (1, 4), (10, 4), (5, 5)) if kind is Conv2D else (1, 1)
     if fpu and kernel[0] > 3:
         kernel = (2, 3)
@@ -66,6 +70,8 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
     channels = draw("channels", 1, 2, 3, 4, 7, 8, 20, 36)
     while fpu and not fits(kernel[0], kernel[1] * align4(channels)):
         channels -= 1
+    if unaligned and kernel[0] * kernel[1] * channels > 160:
+        channels = min(channels, 3)
     outputs = draw("outputs", 1, 3, 4, 6, 8, 13)
     zero_points = draw("zero_points", (-128, -128), (-128, -128), (3, -128), (-128, -7), (127, 127), (-5, 90))
     rounding = draw("rounding", Rounding.DOUBLE, Rounding.DOUBLE, Rounding.SINGLE, Rounding.REAL)
@@ -74,7 +80,7 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
     output_bytes = draw("output_bytes", 1, 2)
     if planar and output_bytes == 1:
         zero_points = zero_points[0], -128
-    whole = draw("whole", False, True) and kernel == (1, 1) and kind is Conv2D and not fpu
+    whole = draw("whole", False, True) and kernel == (1, 1) and kind is Conv2D and not fpu and not unaligned
     padding = (
         draw("padding", (0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 0, 1), (2, 0, 2, 1)) if max(kernel) > 1 else (0, 0, 0, 0)
     )
@@ -105,8 +111,10 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
             output_size(width, kernel[1], stride[1], 1, padding[2], padding[3]),
             outputs,
         )
-    input_bytes = 2 if fpu else draw("input_bytes", 1, 2)
-    stored = align4(channels) if input_bytes == 1 else draw("stored_channels", channels, align4(channels))
+    input_bytes = 2 if fpu else 1 if unaligned else draw("input_bytes", 1, 2)
+    stored = (
+        align4(channels) if input_bytes == 1 and not unaligned else draw("stored_channels", channels, align4(channels))
+    )
     odd = kernel[1] * stored % 2
     extra = int(draw("more_padding", 0, 0, 1)) if kind is Conv2D else 0
     source = storage(
@@ -114,7 +122,7 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
         WIDE8 if input_bytes == 1 else WIDE16,
         (padding[0], padding[1], padding[2] + extra, padding[3] + extra),
         stored_channels=stored,
-        slack_bytes=2 * odd if kind is Conv2D else 0,
+        slack_bytes=2 * odd if kind is Conv2D and not unaligned else 0,
     )
     if kind is FullyConnected and height > 1 and not source.contiguous:
         source = replace(source, stored_channels=align4(channels))
@@ -127,8 +135,17 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
         target = replace(target, slots=2)
     call = Call(op, (source,), target, out_shape[0] if whole else 1, how)
     assert convolution_accepts(op, None) is None or -128 in weights
+    view: Any
     size = int(draw("code", 0, 0, 1, 2))
-    view = fpu_view(call, FPU_SIZES[size]) if fpu else convolution_view(call, SIZES[size])
+    if unaligned:
+        family, view = "convolution_bytes", bytes_view(call)
+        constants = bytes_pack(call, view, 0)
+    elif fpu:
+        family, view = "convolution_fpu", fpu_view(call, FPU_SIZES[size])
+        constants = fpu_pack(call, view, 0)
+    else:
+        family, view = "convolution_dsp", convolution_view(call, SIZES[size])
+        constants = convolution_pack(call, view, 0)
 
     values = rng.integers(-128, 128, source_tensor.shape).astype(np.int8)
     if rng.integers(3) == 0:
@@ -144,8 +161,8 @@ def convolution_case(rng: np.random.Generator, **choice: Any) -> Case:
     return Case(
         call,
         view,
-        "convolution_fpu" if fpu else "convolution_dsp",
-        fpu_pack(call, view, 0) if fpu else convolution_pack(call, view, 0),
+        family,
+        constants,
         memory,
         pointers,
         target.top + row,
