@@ -1,79 +1,44 @@
-"""When rows are made and where they may lie: schedule, slots, and the spans of steps in which each buffer is live.
-
-A tensor's rows lie in one buffer, or each slot has a buffer of its own: where every reader takes a pointer for each
-row and no padding lies beside them. Layouts are chosen later; they change the bytes of a buffer and nothing here.
-"""
+"""When rows are made: an order of calls, and the forms that each tensor may take in it."""
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from codegen.call import Call
-from codegen.layout import SUMS32, Storage, align4
-from codegen.memory import Box, Span, merged
-from codegen.schedule import FILL_ALL, FILL_ROW, Rows, Schedule, Work, pull_schedule, row_lives
+from codegen.forms import Form, form_of, may_lie_apart
+from codegen.layout import Storage, align4
+from codegen.memory import Box
+from codegen.schedule import Step, Work, pull_order, row_lives
 from codegen.selection import Stage
-from mnet.graph import DepthwiseConv2D, Graph
+from mnet.graph import Graph
 
-IMAGE = "image"  # the buffer of the input in the arena
-_PAIRS = 400  # at most so many pairs of tensors are tried together
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One buffer: all slots of a tensor, or one of them, and when it is live."""
-
-    tensor: str
-    slot: int | None
-    spans: tuple[Span, ...]
-
-    @property
-    def name(self) -> str:
-        """Return a name that no other unit has."""
-        return self.tensor if self.slot is None else f"{self.tensor}[{self.slot}]"
-
-    def size(self, storage: Storage) -> int:
-        """Return its bytes."""
-        return storage.buffer_bytes if self.slot is None else storage.slot_bytes
+IMAGE = "image"  # the buffers of the input in the arena
+_NEAR = 4  # pairs of tensors so near to each other are tried together
 
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """The steps, how many slots each tensor has, and its buffers in time."""
+    """The order of the calls, and how each tensor may lie then: what its readers' first kernels ask for comes first."""
 
-    schedule: Schedule
-    storages: Mapping[str, Storage]
-    units: tuple[Unit, ...]
-    image: Box | None  # of the input, where it lies in the arena
+    steps: tuple[Step, ...]
+    forms: Mapping[str, tuple[Form, ...]]
+    image: tuple[Box, ...]  # rows of the input, where it lies in the arena: at fixed addresses
 
-    @cached_property
-    def _live(self) -> npt.NDArray[np.float64]:
-        """Return [steps, units]: 1 where a unit is live."""
-        live = np.zeros((len(self.schedule.steps), len(self.units)))  # floats: exact here, and fast to multiply
-        for number, unit in enumerate(self.units):
-            for first, last in unit.spans:
-                live[first : last + 1, number] = 1
-        return live
+    @property
+    def image_live(self) -> npt.NDArray[np.int64]:
+        """Return [steps]: bytes of the image that are not taken yet."""
+        return _live_boxes(self.image, len(self.steps))
 
-    def live_bytes(self, storages: Mapping[str, Storage]) -> int:
-        """Return the most bytes that are live at one step, with these layouts."""
-        return self.most_bytes([unit.size(storages[unit.tensor]) for unit in self.units])
 
-    def most_bytes(self, sizes: Sequence[int]) -> int:
-        """Return the most bytes that are live at one step, with units of these sizes."""
-        at = self._live @ np.array(sizes, np.float64)
-        if self.image:
-            at[self.image.birth : self.image.death + 1] += self.image.size
-        return int(at.max())
-
-    def boxes(self, storages: Mapping[str, Storage]) -> list[Box]:
-        """Return the buffers to be placed, with these layouts."""
-        boxes = [Box(unit.name, unit.size(storages[unit.tensor]), unit.spans) for unit in self.units]
-        return [*boxes, self.image] if self.image else boxes
+def _live_boxes(boxes: Sequence[Box], steps: int) -> npt.NDArray[np.int64]:
+    changes = np.zeros(steps + 1, np.int64)
+    for box in boxes:
+        changes[box.birth] += box.size
+        changes[box.death + 1] -= box.size
+    return np.cumsum(changes[:-1])
 
 
 def works_of(
@@ -97,47 +62,12 @@ def _clipped(window: tuple[int, int], storage: Storage) -> tuple[int, int]:
     return max(first, 0), min(last, storage.virtual_rows - 1)
 
 
-def _slots(storage: Storage, stages: Sequence[Stage], wanted: int, gathered: bool) -> int:
-    """Return as few slots as the schedule wants and the kernels can address."""
-    name = storage.tensor.name
-    slots = wanted
-    for reader in stages:
-        if name not in reader.inputs:
-            continue
-        if reader.rows > 1 or reader.reads_whole:
-            return storage.virtual_rows  # one pointer, all rows
-        if reader.kernel.ring_of_window:
-            assert isinstance(reader.op, DepthwiseConv2D)
-            height = int(reader.op.weights.shape[0])
-            slots = height if slots <= height else storage.virtual_rows
-    if gathered or any(stage.output == name and stage.rows > 1 for stage in stages):
-        return storage.virtual_rows
-    return min(slots, storage.virtual_rows)
-
-
-def _apart(storage: Storage, stages: Sequence[Stage], calls: Sequence[Call], output: str) -> bool:
-    """Return whether each slot may have a buffer of its own."""
-    name = storage.tensor.name
-    if name == output or storage.layout.planar or storage.layout is SUMS32:
-        return False
-    if storage.top or storage.filled_beside:
-        return False
-    for stage, call in zip(stages, calls, strict=True):
-        if name == stage.output and stage.rows != 1:
-            return False
-        if name not in stage.inputs:
-            continue
-        if stage.rows > 1 or stage.reads_whole or stage.kernel.ring_of_window:
-            return False
-        single = stage.kernel.consumes_rows or len(stage.inputs) > 1
-        if not single and stage.kernel.pointers(call) != _window_rows(stage, call):
-            return False
-    return True
-
-
-def _window_rows(stage: Stage, call: Call) -> int:
-    first, last = stage.kernel.window(call, 0, 0)
-    return last - first + 1
+def _both(storage: Storage, stages: Sequence[Stage], output: str) -> tuple[Storage, ...]:
+    """Return a storage and the one whose rows lie apart, where it may be; only that where it costs nothing."""
+    if not may_lie_apart(storage, stages, output):
+        return (storage,)
+    apart = replace(storage, apart=True)
+    return (apart,) if not storage.layout.planar and not storage.filled_beside else (storage, apart)
 
 
 class Arranger:
@@ -148,89 +78,101 @@ class Arranger:
         graph: Graph,
         stages: Sequence[Stage],
         calls: Sequence[Call],
-        storages: Mapping[str, Storage],
+        storages: Mapping[str, Sequence[Storage]],
         input_mode: str,
     ) -> None:
-        self.graph, self.stages, self.calls, self.storages = graph, stages, calls, storages
-        self.input_mode = input_mode
-        self.works = works_of(graph, stages, calls, storages)
-        self.rows = {
-            name: Rows(s.top, s.height, s.bottom, s.padded or bool(s.bottom) or s.layout is SUMS32)
-            for name, s in storages.items()
+        self.graph, self.stages, self.input_mode = graph, stages, input_mode
+        self.storages = {
+            name: tuple(itertools.chain.from_iterable(_both(storage, stages, graph.output) for storage in found))
+            for name, found in storages.items()
         }
-        self.apart = {name for name, s in storages.items() if _apart(s, stages, calls, graph.output)}
+        usual = {name: found[0] for name, found in storages.items()}
+        self.works = works_of(graph, stages, calls, usual)
+        self.ends = {name: storage.top + storage.height for name, storage in usual.items()}
         # Whole-layer calls gather what they read and make in any case.
         gathers = {name for stage in stages if stage.rows > 1 for name in (*stage.inputs, stage.output)}
         self.choices = tuple(
             stage.output
             for stage in stages
-            if stage.output not in gathers and stage.output != graph.output and storages[stage.output].height > 1
+            if stage.output not in gathers and stage.output != graph.output and usual[stage.output].height > 1
         )
 
-    def arrange(self, gathered: Collection[str]) -> Arrangement:
-        """Return the arrangement that makes all rows of the `gathered` tensors before their first use."""
-        schedule = pull_schedule(self.works, self.rows, self.graph.output, gathered)
-        fitted = {}
-        for name, storage in self.storages.items():
-            own = name in gathered or name == self.graph.output
-            fitted[name] = replace(storage, slots=_slots(storage, self.stages, schedule.slots[name], own))
-        filled = {name for name, storage in fitted.items() if storage.filled_below}
+    def order(self, gathered: Collection[str]) -> tuple[Step, ...]:
+        """Return the calls, all rows of the `gathered` tensors before their first use."""
+        return pull_order(self.works, self.ends, self.graph.output, gathered)
 
-        def needed(op: int, name: str) -> bool:
-            storage = fitted[name]
-            if op == FILL_ROW:
-                return name not in filled
-            return op != FILL_ALL or storage.padded or storage.layout is SUMS32
+    def arrange(self, steps: tuple[Step, ...]) -> Arrangement:
+        """Return all forms of the tensors for an order."""
+        lives = row_lives(self.works, self.storages, steps)
+        forms = {
+            name: tuple(
+                form_of(storage, self.stages, lives[name], len(steps), name == self.graph.output)
+                for storage in storages
+            )
+            for name, storages in self.storages.items()
+        }
+        return Arrangement(steps, forms, self._image(steps) if self.input_mode == "arena" else ())
 
-        steps = tuple(step for step in schedule.steps if needed(step.op, step.tensor))
-        lives = row_lives(self.works, self.rows, steps, filled)
-        units = [unit for name in fitted for unit in self._units(fitted[name], lives[name], len(steps) - 1)]
-        image = None
+    def _image(self, steps: Sequence[Step]) -> tuple[Box, ...]:
+        """Return a box for each row of the input, free as soon as it is taken; a word of two is the later's."""
+        height, width, channels = self.graph.tensors[self.graph.input].shape
+        ends = [row * width * channels // 4 * 4 for row in range(height)] + [align4(height * width * channels)]
+        taken = [number for number, step in enumerate(steps) if step.op == 0]
+        rows = zip(ends, ends[1:], taken, strict=False)
+        return tuple(
+            Box(f"{IMAGE}[{row}]", end - begin, ((0, last),), begin)
+            for row, (begin, end, last) in enumerate(rows)
+            if end > begin
+        )
+
+    def _bytes(self, steps: tuple[Step, ...], picked: Mapping[str, Storage]) -> int:
+        """Return the most bytes that are live at one step, with these storages."""
+        lives = row_lives(self.works, self.storages, steps)
+        live = np.zeros(len(steps), np.int64)
+        for name, storage in picked.items():
+            live += form_of(storage, self.stages, lives[name], len(steps), name == self.graph.output).live
         if self.input_mode == "arena":
-            height, width, channels = self.graph.tensors[self.graph.input].shape
-            last = max(number for number, step in enumerate(steps) if step.op == 0)
-            image = Box(IMAGE, align4(height * width * channels), ((0, last),))
-        return Arrangement(replace(schedule, steps=steps), fitted, tuple(units), image)
+            live += _live_boxes(self._image(steps), len(steps))
+        return int(live.max())
 
-    def _units(self, storage: Storage, lives: Mapping[int, Span], last_step: int) -> list[Unit]:
-        name = storage.tensor.name
-        if name in self.apart:
-            slots = [
-                [span for row, span in lives.items() if row % storage.slots == slot] for slot in range(storage.slots)
-            ]
-            return [Unit(name, slot, merged(spans)) for slot, spans in enumerate(slots) if spans]
-        spans = merged(lives.values())
-        if name == self.graph.output:
-            spans = merged([*spans, (spans[0][0], last_step)])
-        if storage.filled_beside or storage.layout is SUMS32:
-            spans = ((spans[0][0], spans[-1][1]),)  # what lies beside the rows was filled once
-        return [Unit(name, None, spans)]
+    def search(self, picked: Mapping[str, Storage]) -> tuple[Step, ...]:
+        """Return the order of fewest live bytes with these storages: climb from all streamed and all gathered.
 
-    def search(self, storages: Mapping[str, Storage]) -> Arrangement:
-        """Return the arrangement of fewest live bytes with these layouts: climb from all streamed and all gathered.
-
-        A streamed network holds all its rings at once; gathering a small tensor cuts it in two stretches that share
-        bytes.
+        A streamed network holds rows of all its tensors at once; gathering a small tensor cuts it in two stretches that
+        share bytes.
         """
-
-        def bytes_of(arrangement: Arrangement) -> int:
-            fitted = {name: replace(storages[name], slots=fit.slots) for name, fit in arrangement.storages.items()}
-            return arrangement.live_bytes(fitted)
-
-        best: tuple[int, Arrangement] | None = None
+        moves = [frozenset((name,)) for name in self.choices]
+        for distance in range(1, _NEAR + 1):
+            moves += [frozenset(pair) for pair in zip(self.choices, self.choices[distance:], strict=False)]
+        found: list[tuple[int, int, frozenset[str]]] = []
         for start in (frozenset[str](), frozenset(self.choices)):
-            gathered, trial = start, self.arrange(start)
-            least, improved = bytes_of(trial), True
+            gathered = start
+            least, improved = self._bytes(self.order(gathered), picked), True
             while improved:
                 improved = False
-                pairs = itertools.islice(itertools.combinations(self.choices, 2), _PAIRS)
-                for move in itertools.chain(((name,) for name in self.choices), pairs):
-                    candidate = self.arrange(gathered.symmetric_difference(move))
-                    size = bytes_of(candidate)
+                for move in moves:
+                    size = self._bytes(self.order(gathered ^ move), picked)
                     if size < least:
-                        gathered, trial, least, improved = gathered.symmetric_difference(move), candidate, size, True
+                        gathered, least, improved = gathered ^ move, size, True
                         break
-            if best is None or least < best[0]:
-                best = least, trial
-        assert best is not None
-        return best[1]
+            found.append((least, len(found), gathered))
+        return self.order(min(found)[2])
+
+
+def usual_storages(arranger: Arranger) -> dict[str, Storage]:
+    """Return what the first kernels ask for: fast."""
+    return {name: storages[0] for name, storages in arranger.storages.items()}
+
+
+def least_storages(arranger: Arranger) -> dict[str, Storage]:
+    """Return for each tensor the storage whose rows are smallest, apart where that may be."""
+
+    def row_bytes(storage: Storage) -> tuple[int, bool]:
+        return storage.buffer_bytes // storage.slots, not storage.apart
+
+    return {name: min(storages, key=row_bytes) for name, storages in arranger.storages.items()}
+
+
+def distinct(orders: Collection[tuple[Step, ...]]) -> list[tuple[Step, ...]]:
+    """Return the orders, each once."""
+    return [order for number, order in enumerate(orders) if order not in list(itertools.islice(orders, number))]

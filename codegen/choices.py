@@ -1,29 +1,28 @@
-"""What each op may choose: a kernel for each way in which its tensors may lie, at its price in cycles and flash."""
+"""What each op may choose: a kernel for each form that its tensors may take, at its price in cycles and flash."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from codegen.call import Call, Cost
-from codegen.kernels import Kernel, variants
-from codegen.layout import PLANAR8, PLANAR16, WIDE8, WIDE16, Layout, Storage
-from codegen.selection import Stage, call_of
+from codegen.forms import Form
+from codegen.kernels import Kernel
+from codegen.selection import Stage, alternatives, call_of
 from codegen.tables import phases_of
 from codegen.targets import Target
 from mnet.graph import Graph
 from mnet.oracle import Oracle
 
-NARROW: Mapping[str, Layout] = {WIDE16.name: WIDE8, PLANAR16.name: PLANAR8}  # the same in bytes
-
 # What a kernel without a cost function is taken for: the plain C ones, which are the last resort.
 CYCLES_OF_C = 10  # per multiply-add, or per value
 CODE_OF_C = 500
+POINTER_CYCLES = 8  # of the loop over steps, for each input row of a call after the first
 
-Layouts = Mapping[str, Layout]  # tensor -> layout
+Forms = Mapping[str, Form]  # of each tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One kernel for one stage, for given layouts."""
+    """One kernel for one stage, for given forms."""
 
     kernel: Kernel
     function: int  # the same for kernels of one family with equal views: they share their code
@@ -33,76 +32,65 @@ class Candidate:
     stack_bytes: int
 
 
-def layouts_of(
-    storages: Mapping[str, Storage], graph: Graph, stages: Sequence[Stage], target: Target
-) -> dict[str, tuple[Layout, ...]]:
-    """Return the layouts that each tensor may have, its usual one first."""
-    allowed = {}
-    for name, storage in storages.items():
-        layouts = [storage.layout]
-        narrow = NARROW.get(storage.layout.name)
-        if narrow and target.dsp and name not in (graph.input, graph.output):
-            reads = all(
-                any(narrow.name in kernel.reads for kernel in variants(stage.kernel, stage.op, graph, target))
-                for stage in stages
-                if name in stage.inputs
-            )
-            writes = all(
-                any(narrow.name in kernel.writes for kernel in variants(stage.kernel, stage.op, graph, target))
-                for stage in stages
-                if name == stage.output
-            )
-            centred = narrow is not PLANAR8 or storage.tensor.zero_point == -128
-            if reads and writes and centred:
-                layouts.append(narrow)
-        allowed[name] = tuple(layouts)
-    return allowed
-
-
 class Catalogue:
     """The candidates of every stage; what was asked once is remembered."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        target: Target,
-        oracle: Oracle,
-        stages: Sequence[Stage],
-        storages: Mapping[str, Storage],
-    ) -> None:
+    def __init__(self, graph: Graph, target: Target, oracle: Oracle, stages: Sequence[Stage]) -> None:
         self.graph, self.target, self.oracle = graph, target, oracle
-        self.stages, self.storages = tuple(stages), storages
-        self._found: dict[tuple[int, tuple[str, ...]], tuple[Candidate, ...]] = {}
+        self.stages = tuple(stages)
+        self._kernels = [alternatives(stage, graph, target) for stage in stages]
+        self._found: dict[object, tuple[Candidate, ...]] = {}
         self._functions: dict[tuple[str, object], int] = {}
 
-    def storages_with(self, layouts: Layouts) -> dict[str, Storage]:
-        """Return how the tensors lie, with these layouts."""
-        return {name: replace(storage, layout=layouts[name]) for name, storage in self.storages.items()}
-
-    def candidates(self, index: int, layouts: Layouts) -> tuple[Candidate, ...]:
-        """Return what stage `index` may choose with these layouts; nothing where no kernel takes them."""
+    def candidates(self, index: int, forms: Forms) -> tuple[Candidate, ...]:
+        """Return what stage `index` may choose with these forms; nothing where no kernel takes them."""
         stage = self.stages[index]
-        names = (*stage.inputs, stage.output)
-        key = index, tuple(layouts[name].name for name in names)
+        key = index, tuple(_what_matters(stage, forms[name]) for name in (*stage.inputs, stage.output))
         if key not in self._found:
-            storages = {name: replace(self.storages[name], layout=layouts[name]) for name in names}
+            storages = {name: forms[name].storage for name in (*stage.inputs, stage.output)}
             call = call_of(stage, self.graph, self.oracle, storages)
-            self._found[key] = tuple(self._price(stage, call))
+            self._found[key] = tuple(self._price(index, call))
         return self._found[key]
 
-    def _price(self, stage: Stage, call: Call) -> Iterator[Candidate]:
-        for kernel in variants(stage.kernel, stage.op, self.graph, self.target):
-            if not all(source.layout.name in kernel.reads for source in call.inputs):
-                continue
-            if call.output.layout.name not in kernel.writes or not kernel.makes(call):
+    def _price(self, index: int, call: Call) -> Iterator[Candidate]:
+        stage = self.stages[index]
+        for kernel in self._kernels[index]:
+            if not takes(kernel, call) or not self._has_columns(kernel, call):
                 continue
             view = kernel.view(call)
             cost = kernel.cost(call, view) if kernel.cost else _guess(call)
-            copies = 1 if kernel.one_copy else len(set(phases_of(stage, call)))
+            copies = 1 if kernel.one_copy else len(set(phases_of(kernel, call, stage.calls)))
             words = len(kernel.pack(call, view, 0))
             function = self._functions.setdefault((kernel.family, view), len(self._functions))
-            cycles = cost.cycles * stage.calls
+            pointers = max(kernel.pointers(call), len(stage.inputs))
+            cycles = (cost.cycles + POINTER_CYCLES * (pointers - 1)) * stage.calls
             yield Candidate(kernel, function, cycles, cost.code_bytes, 4 * words * copies, kernel.stack(call, view))
+
+    def _has_columns(self, kernel: Kernel, call: Call) -> bool:
+        """Return whether the padding columns that a kernel reads lie in memory."""
+        _, _, left, right = kernel.needs(call.op, self.graph, self.target).padding
+        return all(source.layout.planar or (source.left >= left and source.right >= right) for source in call.inputs)
+
+
+def _what_matters(stage: Stage, form: Form) -> object:
+    """Return what kernels see of a tensor: of interleaved rows that come one by one, neither slots nor addresses."""
+    storage = form.storage
+    if storage.layout.planar or stage.rows != 1 or stage.reads_whole:
+        return *form.key, storage.slots
+    return storage.layout.name, storage.left, storage.right
+
+
+def takes(kernel: Kernel, call: Call) -> bool:
+    """Return whether a kernel reads and writes tensors that lie like those of a call."""
+    if not all(source.layout.name in kernel.reads for source in call.inputs):
+        return False
+    if call.output.layout.name not in kernel.writes or not kernel.makes(call):
+        return False
+    single = kernel.consumes_rows or len(call.inputs) > 1
+    if call.inputs[0].apart and not single:
+        first, last = kernel.window(call, 0, 0)
+        return kernel.pointers(call) == last - first + 1
+    return True
 
 
 def _guess(call: Call) -> Cost:

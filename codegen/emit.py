@@ -100,7 +100,7 @@ def _layer_table(graph: Graph, plan: Plan, source: Graph | None) -> list[str]:
         less = f" of {before[name]:>9}" if macs and before.get(name, macs) != macs else ""
         work = f"{macs:>9}{less:{13 if saves else 0}} MACs"
         storage = plan.storage[op.output]
-        rows = "whole" if storage.whole else "1 row" if storage.slots == 1 else f"{storage.slots} rows"
+        rows = storage.kept
         lines.append(
             f"{op.name:<24} {shape:>12} {work}  {op.kernel.family:<16} "
             f"arena + {plan.buffer(op.output).offset:<6} {storage.buffer_bytes:>6} B  {storage.layout.name}, {rows}"
@@ -160,7 +160,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
 
 
 def _begun(graph: Graph, steps: int) -> int:
-    """Return a 32-bit number of the model's own whose sums with the positions 0 to `steps` neither wrap nor are small."""
+    """Return a 32-bit number of the model's own; its sums with positions up to `steps` neither wrap nor are small."""
     bits = steps.bit_length()
     return (1 << 31 | int(graph.model_hash[:8], 16) & 0x7FFFFFFF) >> bits << bits
 

@@ -80,7 +80,7 @@ class Kernel:
     needs: Callable[[Op, Graph, Target], Needs]
     view: Callable[[Call], Any]
     pack: Callable[[Call, Any, int], tuple[int, ...]]
-    whole_layer: Callable[[Op, Graph], bool] = lambda op, graph: False  # makes all rows in one call
+    only_whole: bool = False  # makes all rows in one call
     consumes_rows: bool = False  # one call per input row; the output is complete after the last
     ring_of_window: bool = False  # one pointer: the input is a ring of exactly the window's height, or stored whole
     pointers: Callable[[Call], int] = lambda call: 1  # row pointers for each input
@@ -147,6 +147,12 @@ def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if isinstance(op, FullyConnected) and height * width > 1 and channels % 4:
         return "pixels of the input do not follow each other"
     return convolution.convolution_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
+
+
+def _reads_words(call: Call) -> bool:
+    """Return whether a window of bytes is whole words, so that it can be widened."""
+    source = call.inputs[0]
+    return source.layout is not WIDE8 or source.stored_channels % 4 == 0
 
 
 def _convolution_shared(op: Op, graph: Graph, target: Target) -> str | None:
@@ -251,6 +257,13 @@ def _wide_rows(op: Op, graph: Graph, target: Target) -> Needs:
     return Needs(wide(target), _padding_of(op))
 
 
+def _narrow_needs(op: Op, graph: Graph, target: Target) -> Needs:
+    """Return no columns where padding is stored as 0: the kernel leaves out what would be multiplied by it."""
+    top, bottom, left, right = _padding_of(op)
+    columns = (0, 0) if graph.tensors[inputs_of(op)[0]].zero_point == WIDE8.offset else (left, right)
+    return Needs(wide(target), (top, bottom, *columns))
+
+
 def _wide_whole(op: Op, graph: Graph, target: Target) -> Needs:
     return Needs(wide(target), whole=True)
 
@@ -305,8 +318,8 @@ KERNELS: tuple[Kernel, ...] = (
             needs=_convolution_needs,
             view=partial(convolution.convolution_view, unrolling=unrolling),
             pack=convolution.convolution_pack,
-            whole_layer=_small_pointwise,
             can_be_whole=_plain_pointwise,
+            makes=_reads_words,
             pointers=_convolution_pointers,
             cost=lambda call, view: convolution_cost(view),
             stack=lambda call, view: int(view.stack_bytes),
@@ -322,9 +335,8 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_convolution_needs,
         view=convolution_shared.shared_view,
         pack=convolution_shared.shared_pack,
-        whole_layer=_small_pointwise,
         can_be_whole=_plain_pointwise,
-        makes=convolution_shared.shared_makes,
+        makes=lambda call: _reads_words(call) and convolution_shared.shared_makes(call),
         pointers=_convolution_pointers,
         cost=convolution_shared.shared_cost,
         stack=lambda call, view: convolution_shared.shared_stack_bytes(call),
@@ -371,7 +383,6 @@ KERNELS: tuple[Kernel, ...] = (
             needs=_depthwise_needs,
             view=partial(depthwise.depthwise_view, compact=compact, shared=shared, straight=straight),
             pack=depthwise.depthwise_pack,
-            whole_layer=is_small,
             can_be_whole=lambda op, graph: True,
             ring_of_window=True,
             makes=partial(_depthwise_makes, compact=compact, shared=shared, apart=False),
@@ -405,7 +416,6 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_depthwise_needs,
         view=depthwise_shared.shared_view,
         pack=depthwise_shared.shared_pack,
-        whole_layer=is_small,
         can_be_whole=lambda op, graph: True,
         ring_of_window=True,
         makes=lambda call: not call.inputs[0].apart,
@@ -436,6 +446,22 @@ KERNELS: tuple[Kernel, ...] = (
         pack=plain.convolution_pack,
         pointers=_window_pointers,
     ),
+    *(
+        Kernel(
+            family="depthwise_narrow",
+            template="depthwise_narrow.c.j2",
+            accepts=_depthwise_narrow,
+            reads=_WIDE,
+            writes=_WIDE,
+            needs=_narrow_needs,
+            view=partial(depthwise_narrow.narrow_view, compact=compact),
+            pack=depthwise_narrow.narrow_pack,
+            makes=lambda call: call.rows == 1,
+            pointers=_window_pointers,
+            cost=lambda call, view: depthwise_narrow.narrow_cost(view),
+        )
+        for compact in (False, True)
+    ),
     Kernel(
         family="depthwise_wide",
         template="depthwise_wide.c.j2",
@@ -447,22 +473,6 @@ KERNELS: tuple[Kernel, ...] = (
         pack=depthwise_wide.wide_pack,
         pointers=_window_pointers,
         cost=lambda call, view: depthwise_wide.wide_cost(view),
-    ),
-    *(
-        Kernel(
-            family="depthwise_narrow",
-            template="depthwise_narrow.c.j2",
-            accepts=_depthwise_narrow,
-            reads=_WIDE,
-            writes=_WIDE,
-            needs=_wide_rows,
-            view=partial(depthwise_narrow.narrow_view, compact=compact),
-            pack=depthwise_narrow.narrow_pack,
-            makes=lambda call: call.rows == 1,
-            pointers=_window_pointers,
-            cost=lambda call, view: depthwise_narrow.narrow_cost(view),
-        )
-        for compact in (False, True)
     ),
     Kernel(
         family="depthwise_block",
@@ -505,7 +515,7 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_wide_whole,
         view=plain.pool_view,
         pack=plain.no_constants,
-        whole_layer=lambda op, graph: True,
+        only_whole=True,
     ),
     Kernel(
         family="softmax",
@@ -526,7 +536,7 @@ KERNELS: tuple[Kernel, ...] = (
         needs=_wide_whole,
         view=plain.copy_view,
         pack=plain.no_constants,
-        whole_layer=lambda op, graph: True,
+        only_whole=True,
     ),
 )
 
@@ -552,22 +562,6 @@ AVERAGE = Kernel(
     view=plain.average_view,
     pack=plain.no_constants,
 )
-
-
-def variants(kernel: Kernel, op: Op, graph: Graph, target: Target) -> Sequence[Kernel]:
-    """Return `kernel` and the others that accept `op`, have a price and need the same of its tensors."""
-    needs = kernel.needs(op, graph, target)
-    return [
-        other
-        for other in candidates(op, graph, target) or [kernel]
-        if other is kernel
-        or (
-            other.cost
-            and kernel.cost
-            and other.needs(op, graph, target) == needs
-            and other.ring_of_window == kernel.ring_of_window
-        )
-    ] or [kernel]
 
 
 def candidates(op: Op, graph: Graph, target: Target) -> Sequence[Kernel]:

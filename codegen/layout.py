@@ -124,7 +124,7 @@ class Storage:
     @property
     def buffer_bytes(self) -> int:
         """Return the size of the whole buffer, a multiple of 4."""
-        each = self.layout.planar and not self.apart  # channels of a row lie one behind the other only where it is apart
+        each = self.layout.planar and not self.apart  # apart, the channels of a row follow each other
         return self.slots * self.slot_bytes * (self.stored_channels if each else 1)
 
     @property
@@ -153,6 +153,13 @@ class Storage:
     def whole(self) -> bool:
         """Return whether every row, padding included, has a slot of its own, one behind the other."""
         return self.slots >= self.virtual_rows and not self.apart
+
+    @property
+    def kept(self) -> str:
+        """Return in words which rows are kept."""
+        if self.apart:
+            return "rows apart"
+        return "whole" if self.whole else "1 row" if self.slots == 1 else f"{self.slots} rows"
 
     @property
     def contiguous(self) -> bool:

@@ -5,9 +5,11 @@ A buffer need not be live all the time: between two bursts of rows its bytes are
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-Span = tuple[int, int]  # first and last step, inclusive
+import numpy as np
+import numpy.typing as npt
+
+from codegen.schedule import Span
 
 _MOVES = 60  # times that the box at the top is placed earlier
 
@@ -19,11 +21,7 @@ class Box:
     name: str
     size: int  # bytes, a multiple of 4
     spans: tuple[Span, ...]  # in order, apart
-
-    @cached_property
-    def mask(self) -> int:
-        """Return the steps in which the box is live, as the bits of an integer."""
-        return sum(((1 << (last - first + 1)) - 1) << first for first, last in self.spans)
+    fixed: int | None = None  # its address, where that is given
 
     @property
     def birth(self) -> int:
@@ -65,17 +63,30 @@ def live_bytes(boxes: Sequence[Box]) -> int:
     return most
 
 
-def _first_fit(boxes: Sequence[Box]) -> dict[str, int]:
+def _conflicts(boxes: Sequence[Box]) -> npt.NDArray[np.bool_]:
+    """Return [boxes, boxes]: whether two are live at one step."""
+    steps = max(box.death for box in boxes) + 1
+    live = np.zeros((len(boxes), steps), np.float32)
+    for number, box in enumerate(boxes):
+        for first, last in box.spans:
+            live[number, first : last + 1] = 1
+    return np.asarray(live @ live.T > 0)
+
+
+def _first_fit(boxes: Sequence[Box], conflicts: npt.NDArray[np.bool_], order: Sequence[int]) -> npt.NDArray[np.int64]:
     """Place boxes in the given order, each at the lowest address that is free during its whole life."""
-    placed: list[tuple[int, Box]] = []
-    for box in boxes:
-        address = 0
-        for offset, size in sorted((offset, other.size) for offset, other in placed if other.mask & box.mask):
-            if offset - address >= box.size:
-                break
-            address = max(address, offset + size)
-        placed.append((address, box))
-    return {box.name: address for address, box in placed}
+    placed = np.array([box.fixed is not None for box in boxes])
+    address = np.array([box.fixed or 0 for box in boxes])
+    end = address + [box.size for box in boxes]
+    for index in order:
+        others = np.flatnonzero(conflicts[index] & placed)
+        others = others[np.argsort(address[others], kind="stable")]
+        free = np.maximum.accumulate(np.concatenate(([0], end[others])))  # where a gap may begin
+        fits = address[others] - free[:-1] >= boxes[index].size
+        address[index] = free[int(np.argmax(fits))] if fits.any() else free[-1]
+        end[index] = address[index] + boxes[index].size
+        placed[index] = True
+    return address
 
 
 _ORDERS: tuple[Callable[[Box], tuple[int, ...]], ...] = (
@@ -94,20 +105,32 @@ def place(boxes: Sequence[Box]) -> tuple[dict[str, int], int]:
     """
     if not boxes:
         return {}, 0
-    least = live_bytes(boxes)
-    best: tuple[dict[str, int], int] | None = None
-    for order in _ORDERS:
-        queue = sorted(boxes, key=lambda box: (*order(box), box.name))
-        for _ in range(_MOVES):
-            addresses = _first_fit(queue)
-            taken = max(addresses[box.name] + box.size for box in boxes)
-            if best is None or taken < best[1]:
-                best = addresses, taken
-            if taken == least:
-                return addresses, taken
-            top = next(i for i, box in enumerate(queue) if addresses[box.name] + box.size == taken)
-            if top == 0:
-                break
-            queue.insert(top // 2, queue.pop(top))
+    boxes = sorted(boxes, key=lambda box: box.name)
+    conflicts, sizes = _conflicts(boxes), np.array([box.size for box in boxes])
+    least = max(live_bytes(boxes), max((box.fixed or 0) + box.size for box in boxes))
+    best = min((_fitted(boxes, conflicts, sizes, order, least) for order in _ORDERS), key=lambda found: found[1])
+    return {box.name: int(address) for box, address in zip(boxes, best[0], strict=True)}, best[1]
+
+
+def _fitted(
+    boxes: Sequence[Box],
+    conflicts: npt.NDArray[np.bool_],
+    sizes: npt.NDArray[np.int64],
+    order: Callable[[Box], tuple[int, ...]],
+    least: int,
+) -> tuple[Sequence[int], int]:
+    """Return the best first-fit from an order, and the bytes that it takes."""
+    loose = [index for index, box in enumerate(boxes) if box.fixed is None]
+    queue = sorted(loose, key=lambda index: (order(boxes[index]), index))
+    best: tuple[Sequence[int], int] | None = None
+    for _ in range(_MOVES):
+        addresses = _first_fit(boxes, conflicts, queue)
+        taken = int((addresses + sizes).max())
+        if best is None or taken < best[1]:
+            best = addresses.tolist(), taken
+        top = next((i for i, index in enumerate(queue) if addresses[index] + sizes[index] == taken), 0)
+        if taken == least or top == 0:
+            break
+        queue.insert(top // 2, queue.pop(top))
     assert best is not None
     return best

@@ -1,16 +1,18 @@
-"""Layouts and kernels for one arrangement: descend from candidate to candidate while the price falls.
+"""Forms of tensors and kernels for one arrangement: descend from candidate to candidate while the price falls.
 
-Moves: a tensor changes its layout, and the ops around it take what then is best; an op takes another kernel; several
+Moves: a tensor takes another form, and the ops around it take what then is best; an op takes another kernel; several
 ops take one function, which pays where each alone would not.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import numpy as np
 
 from codegen.arrangement import Arrangement
-from codegen.choices import Candidate, Catalogue, Layouts
-from codegen.layout import Layout
+from codegen.choices import Candidate, Catalogue, Forms
+from codegen.forms import Form
 from codegen.objective import Objective
 
 # Of the generated loop, tables and state, which no choice changes much.
@@ -20,9 +22,9 @@ FIXED_CODE = 900
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A layout for each tensor, a candidate for each stage, and what they take."""
+    """A form for each tensor, a candidate for each stage, and what they take."""
 
-    layouts: Mapping[str, Layout]
+    forms: Forms
     candidates: tuple[Candidate, ...]
     cycles: int
     ram: int  # live bytes of rows
@@ -38,48 +40,41 @@ class Optimizer:
         self,
         catalogue: Catalogue,
         arrangement: Arrangement,
-        allowed: Mapping[str, Sequence[Layout]],
         objective: Objective,
         most_ram: float = math.inf,
     ) -> None:
-        self.catalogue, self.arrangement, self.allowed = catalogue, arrangement, allowed
+        self.catalogue, self.arrangement = catalogue, arrangement
         self.objective, self.most_ram = objective, most_ram
-        self.base = LOOP_CYCLES * len(arrangement.schedule.steps)
-        self._sizes = [
-            {
-                layout.name: unit.size(replace(arrangement.storages[unit.tensor], layout=layout))
-                for layout in allowed[unit.tensor]
-            }
-            for unit in arrangement.units
-        ]
-        self._users: dict[str, list[int]] = {name: [] for name in allowed}
+        self.base = LOOP_CYCLES * len(arrangement.steps)
+        self.image = arrangement.image_live
+        self._users: dict[str, list[int]] = {name: [] for name in arrangement.forms}
         for index, stage in enumerate(catalogue.stages):
             for name in (*stage.inputs, stage.output):
                 self._users[name].append(index)
 
-    def _ram(self, layouts: Layouts) -> int:
-        """Return the live bytes with these layouts."""
-        units = zip(self.arrangement.units, self._sizes, strict=True)
-        return self.arrangement.most_bytes([sizes[layouts[unit.tensor].name] for unit, sizes in units])
+    def _ram(self, forms: Forms) -> int:
+        """Return the live bytes with these forms."""
+        return int((np.sum([form.live for form in forms.values()], axis=0) + self.image).max())
 
-    def solution(self, layouts: Layouts, candidates: Sequence[Candidate], ram: int) -> Solution:
+    def solution(self, forms: Forms, candidates: Sequence[Candidate], ram: int) -> Solution:
         """Return what these choices take."""
         cycles = self.base + sum(candidate.cycles for candidate in candidates)
+        cycles += sum(form.cycles for form in forms.values())
         code = {candidate.function: candidate.code_bytes for candidate in candidates}
         flash = FIXED_CODE + sum(code.values()) + sum(candidate.constant_bytes for candidate in candidates)
         stack = max(candidate.stack_bytes for candidate in candidates)
         price = self.objective.price(cycles, ram + stack, flash)
         if ram > self.most_ram:
             price += 1e6 + ram  # out of budget: first of all less memory
-        return Solution(layouts, tuple(candidates), cycles, ram, stack, flash, price)
+        return Solution(forms, tuple(candidates), cycles, ram, stack, flash, price)
 
-    def _with_layouts(self, old: Solution | None, layouts: Layouts, changed: Sequence[int]) -> Solution | None:
-        """Return a solution in which the `changed` stages take the best candidates for `layouts`."""
+    def _with_forms(self, old: Solution | None, forms: Forms, changed: Sequence[int]) -> Solution | None:
+        """Return a solution in which the `changed` stages take the best candidates for `forms`."""
         chosen: list[Candidate | None] = list(old.candidates) if old else [None] * len(self.catalogue.stages)
         for index in changed:
             chosen[index] = None
         for index in changed:
-            options = self.catalogue.candidates(index, layouts)
+            options = self.catalogue.candidates(index, forms)
             if not options:
                 return None
             functions = {candidate.function for candidate in chosen if candidate}
@@ -96,16 +91,16 @@ class Optimizer:
                 return option.cycles / cycles + self.objective.flash * (code + option.constant_bytes) / flash
 
             chosen[index] = min(options, key=price)
-        return self.solution(layouts, [candidate for candidate in chosen if candidate], self._ram(layouts))
+        return self.solution(forms, [candidate for candidate in chosen if candidate], self._ram(forms))
 
     def _neighbours(self, now: Solution) -> Iterator[Solution | None]:
-        for name, layouts in self.allowed.items():
-            for layout in layouts:
-                if layout is not now.layouts[name]:
-                    yield self._with_layouts(now, {**now.layouts, name: layout}, self._users[name])
+        for name, forms in self.arrangement.forms.items():
+            for form in forms:
+                if form is not now.forms[name]:
+                    yield self._with_forms(now, {**now.forms, name: form}, self._users[name])
         shared: dict[int, dict[int, Candidate]] = {}
         for index in range(len(now.candidates)):
-            for option in self.catalogue.candidates(index, now.layouts):
+            for option in self.catalogue.candidates(index, now.forms):
                 shared.setdefault(option.function, {})[index] = option
                 if option is not now.candidates[index]:
                     yield self._replaced(now, {index: option})
@@ -116,20 +111,16 @@ class Optimizer:
                 yield self._replaced(now, {index: options[index] for index in order[:count]})
 
     def _replaced(self, now: Solution, options: Mapping[int, Candidate]) -> Solution:
-        return self.solution(now.layouts, [options.get(i, old) for i, old in enumerate(now.candidates)], now.ram)
+        return self.solution(now.forms, [options.get(i, old) for i, old in enumerate(now.candidates)], now.ram)
 
     def best(self) -> Solution | None:
-        """Return the cheapest solution found: descents from the usual layouts and from the narrow ones.
+        """Return the cheapest solution found: descents from the usual forms, and from those that take least memory.
 
         None where no kernel takes a stage's tensors.
         """
         found: Solution | None = None
-        for which in (0, -1):
-            now = self._with_layouts(
-                None,
-                {name: layouts[which] for name, layouts in self.allowed.items()},
-                range(len(self.catalogue.stages)),
-            )
+        for start in (self._usual(), self._least()):
+            now = self._with_forms(None, start, range(len(self.catalogue.stages)))
             while now is not None:
                 lower = [other for other in self._neighbours(now) if other and other.price < now.price - 1e-9]
                 if not lower:
@@ -138,3 +129,21 @@ class Optimizer:
             if now is not None and (found is None or now.price < found.price):
                 found = now
         return found
+
+    def _usual(self) -> Forms:
+        return {name: forms[0] for name, forms in self.arrangement.forms.items()}
+
+    def _least(self) -> Forms:
+        """Return the smallest form of each tensor, one after the other, for which every stage still has a kernel."""
+
+        def size(form: Form) -> tuple[int, int]:
+            return int(form.live.sum()), form.cycles
+
+        chosen = self._usual()
+        for name, forms in self.arrangement.forms.items():
+            for form in sorted(forms, key=size):
+                trial = {**chosen, name: form}
+                if all(self.catalogue.candidates(index, trial) for index in self._users[name]):
+                    chosen = trial
+                    break
+        return chosen

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from codegen.call import Call
+from codegen.forms import FillKind
 from codegen.kernels import Kernel
 from codegen.layout import SUMS32, Storage, align4
 from codegen.targets import Target
@@ -46,6 +47,7 @@ class Entry:
     first_row: int  # of the tensor, at the first call; -1 for padding
     row_step: int
     rows: int  # rows made by a call; 0 = nothing to trace yet
+    fills: FillKind | None = None  # what a fill sets; None: an op
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Plan:
         for op in self.ops:
             height, width, channels = op.call.output.tensor.shape
             storage = self.storage[op.output]
-            ring = "whole" if storage.whole else f"ring of {storage.slots}"
+            ring = "apart" if storage.apart else "whole" if storage.whole else f"ring of {storage.slots}"
             lines.append(
                 f"  {op.name:28} {op.kernel.family:16} {f'{height}x{width}x{channels}':>12}  "
                 f"{op.calls:3} calls  {storage.layout.name:8} {ring:10} {storage.buffer_bytes:7,} B"
@@ -176,6 +178,7 @@ class _Replay:
         self.plan = plan
         self.ops = {op.name: op for op in plan.ops}
         self.holds: dict[str, dict[int, int]] = {name: {} for name in plan.storage}  # slot -> virtual row
+        self.sides: set[tuple[str, int]] = set()  # rows that lie apart whose padding beside them is set
         self.calls = dict.fromkeys(self.ops, 0)
         self.buffers: dict[str, list[Buffer]] = {name: [] for name in plan.storage}
         for buffer in plan.buffers:
@@ -200,6 +203,9 @@ class _Replay:
         if address is not None and address != self.plan.address(tensor, virtual):
             self.fail(step, f"row {virtual - storage.top} of {tensor} is written elsewhere than in its slot")
         self.holds[tensor][virtual % storage.slots] = virtual
+        real = storage.top <= virtual < storage.top + storage.height
+        if storage.apart and storage.filled_beside and real and (tensor, virtual) not in self.sides:
+            self.fail(step, f"row {virtual - storage.top} of {tensor} is made without its padding")
 
     def read(self, op: PlannedOp, step: int) -> None:
         """Check that all rows of the window of the next call are there."""
@@ -218,9 +224,12 @@ class _Replay:
     def fill(self, entry: Entry, number: int, step: int) -> None:
         """Note that padding rows are made: one, or all that lie in memory before the first row."""
         storage = self.plan.storage[entry.tensor]
+        if entry.fills is FillKind.SIDES:
+            self.sides.add((entry.tensor, entry.first_row + number * entry.row_step))
+            return
         if storage.layout is SUMS32:
             rows = [0]
-        elif entry.first_row >= 0:
+        elif entry.fills is FillKind.ROW:
             rows = [entry.first_row + number * entry.row_step]
         else:
             below = range(storage.top + storage.height, storage.virtual_rows) if storage.filled_below else ()

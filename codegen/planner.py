@@ -1,76 +1,152 @@
 """From Graph to Plan: choose schedule, layouts and kernels together, place the buffers, write the tables, check."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from codegen.arrangement import Arrangement, Arranger
-from codegen.choices import Catalogue, layouts_of
-from codegen.layout import Storage
-from codegen.memory import place
+from codegen.arrangement import Arranger, distinct, least_storages, usual_storages
+from codegen.assemble import Decisions, arranger_of, assemble
+from codegen.choices import Catalogue
+from codegen.memory import Box, live_bytes, place
 from codegen.objective import Objective, objective
 from codegen.optimize import Optimizer, Solution
-from codegen.plan import TAKE, Buffer, Plan, PlannedOp, check_plan, state_size
-from codegen.schedule import FILL_ALL
-from codegen.selection import Stage, call_of, stages_of, storages_of
-from codegen.tables import TableWriter, symbols_of
+from codegen.packing import pack
+from codegen.plan import Plan
+from codegen.schedule import Step
+from codegen.selection import alternatives
 from codegen.targets import Target
 from mnet.errors import PlanError
 from mnet.graph import Graph
 from mnet.oracle import Oracle
 
 INPUT_MODES = ("const", "arena", "rows")
-FOREVER = 0xFFFF  # death of a buffer that outlives the schedule
+LARGEST_MAPS = (64, 0, 16, 1 << 30)  # pixels of the maps that are made in one call, where a kernel can
 _ATTEMPTS = 3  # to keep a budget
+_PLACED = 3  # drafts that are placed
+_SLACKS = (1.02, 1.05)  # of the bytes that are live at once: arenas that the solver is asked for
 
 
 @dataclass(frozen=True, eq=False)
 class _Draft:
     """All choices made, nothing placed."""
 
-    stages: Sequence[Stage]
-    arrangement: Arrangement
-    storages: Mapping[str, Storage]
+    arranger: Arranger
+    catalogue: Catalogue
+    largest_map: int
+    steps: tuple[Step, ...]
+    boxes: Sequence[Box]
     solution: Solution
 
+    def decisions(self, addresses: Mapping[str, int]) -> Decisions:
+        """Return what was chosen, with these addresses."""
+        catalogue = self.catalogue
+        return Decisions(
+            largest_map=self.largest_map,
+            calls=tuple(step.op for step in self.steps),
+            forms={name: form.key for name, form in self.solution.forms.items()},
+            kernels=tuple(
+                alternatives(stage, catalogue.graph, catalogue.target).index(candidate.kernel)
+                for stage, candidate in zip(catalogue.stages, self.solution.candidates, strict=True)
+            ),
+            addresses=dict(addresses),
+        )
 
-def _arrangements(
-    graph: Graph, target: Target, oracle: Oracle, input_mode: str
-) -> Iterator[tuple[list[Stage], Mapping[str, Storage], Arrangement]]:
-    """Yield different ways to run the network: by rows or by whole layers, for wide and for narrow layouts."""
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan is to be for."""
+
+    graph: Graph  # already simplified
+    target: Target
+    oracle: Oracle  # whose rounding
+    input_mode: str = "const"  # the caller's image is only read; "arena": it lies there; "rows": it is pushed
+    optimize: str = "balanced"  # what to strive for, see codegen.objective
+    ram: int | None = None  # bytes that the arena should keep to
+
+
+def _drafts(request: Request, goal: Objective, most_ram: float) -> list[_Draft]:
+    """Return the best choices for each arrangement, the cheapest first.
+
+    The network runs by rows or by whole layers, in orders for fast and for small forms.
+    """
+    graph, target, oracle = request.graph, request.target, request.oracle
     seen = set()
-    for whole_layers in (False, True):
-        stages, tensors = stages_of(graph, target, whole_layers)
-        rows = tuple(stage.rows for stage in stages)
+    drafts = []
+    for largest_map in LARGEST_MAPS:
+        arranger = arranger_of(graph, target, oracle, request.input_mode, largest_map)
+        rows = tuple(stage.rows for stage in arranger.stages)
         if rows in seen:
             continue
         seen.add(rows)
-        storages = storages_of(graph, target, stages, tensors)
-        calls = [call_of(stage, graph, oracle, storages) for stage in stages]
-        arranger = Arranger(graph, stages, calls, storages, input_mode)
-        allowed = layouts_of(storages, graph, stages, target)
-        sizes = [storages, {name: replace(s, layout=allowed[name][-1]) for name, s in storages.items()}]
-        for which in sizes if sizes[0] != sizes[1] else sizes[:1]:
-            yield stages, storages, arranger.search(which)
-
-
-def _drafts(
-    graph: Graph, target: Target, oracle: Oracle, input_mode: str, goal: Objective, most_ram: float
-) -> list[_Draft]:
-    """Return the best choices for each arrangement, the cheapest first."""
-    drafts = []
-    for stages, _, arrangement in _arrangements(graph, target, oracle, input_mode):
-        allowed = layouts_of(arrangement.storages, graph, stages, target)
-        catalogue = Catalogue(graph, target, oracle, stages, arrangement.storages)
-        solution = Optimizer(catalogue, arrangement, allowed, goal, most_ram).best()
-        if solution is not None:
-            chosen = [
-                replace(stage, kernel=candidate.kernel)
-                for stage, candidate in zip(stages, solution.candidates, strict=True)
-            ]
-            storages = catalogue.storages_with(solution.layouts)
-            drafts.append(_Draft(chosen, arrangement, storages, solution))
+        catalogue = Catalogue(graph, target, oracle, arranger.stages)
+        for order in distinct([arranger.search(pick(arranger)) for pick in (least_storages, usual_storages)]):
+            arrangement = arranger.arrange(order)
+            solution = Optimizer(catalogue, arrangement, goal, most_ram).best()
+            if solution is not None:
+                units = [unit for form in solution.forms.values() for unit in form.units]
+                boxes = [*(Box(unit.name, unit.size, unit.spans) for unit in units), *arrangement.image]
+                drafts.append(_Draft(arranger, catalogue, largest_map, order, boxes, solution))
     return sorted(drafts, key=lambda draft: draft.solution.price)
+
+
+def _placed(request: Request, goal: Objective, drafts: Sequence[_Draft]) -> tuple[Decisions, Plan, _Draft]:
+    """Return the draft that is best once it is placed."""
+    found: list[tuple[float, float, int, tuple[Decisions, Plan, _Draft]]] = []
+    for draft in drafts[:_PLACED]:
+        decisions = draft.decisions(place(draft.boxes)[0])
+        made = _assembled(request, decisions)
+        solution = draft.solution
+        price = goal.price(solution.cycles, made.arena_bytes + solution.stack, solution.flash)
+        over = max(0, made.arena_bytes - (math.inf if request.ram is None else request.ram))
+        found.append((over, price, len(found), (decisions, made, draft)))
+    return min(found)[-1]
+
+
+def _assembled(request: Request, decisions: Decisions) -> Plan:
+    return assemble(request.graph, request.target, request.oracle, request.input_mode, request.optimize, decisions)
+
+
+def _packed(request: Request, decisions: Decisions, made: Plan, draft: _Draft) -> Decisions:
+    """Return the decisions with addresses in fewer bytes, where the solver is there and finds some."""
+    least = live_bytes(draft.boxes)
+    wanted = [int(least * slack) for slack in _SLACKS]
+    if request.ram is not None:
+        wanted = [request.ram - made.state_bytes]
+    for most in wanted:
+        if most >= made.rows_bytes:
+            break
+        addresses = pack(draft.boxes, most)
+        if addresses is not None:
+            return draft.decisions(addresses)
+    return decisions
+
+
+def decide(request: Request) -> Decisions:
+    """Return what to do; where no plan keeps the budget, the decisions of the smallest.
+
+    Raises:
+        PlanError: an op that no kernel takes, or an unknown objective.
+    """
+    if not request.graph.ops:
+        raise PlanError(f"{request.graph.name} has no operator to generate code for")
+    goal = objective(request.optimize)
+    budget = math.inf if request.ram is None else float(request.ram)
+    decisions = None
+    for _ in range(_ATTEMPTS):
+        drafts = _drafts(request, goal, budget)
+        if not drafts:
+            raise PlanError(f"{request.graph.name}: no kernels for {request.target.name} fit together")
+        decisions, made, draft = _placed(request, goal, drafts)
+        if request.ram is None and request.optimize != "ram":
+            break
+        if request.ram is None or made.arena_bytes > request.ram:
+            decisions = _packed(request, decisions, made, draft)
+            made = _assembled(request, decisions)
+        if request.ram is None or made.arena_bytes <= request.ram:
+            break
+        budget -= made.arena_bytes - request.ram  # the state, and what placement loses
+    assert decisions is not None
+    return decisions
 
 
 def plan(
@@ -94,93 +170,5 @@ def plan(
     Raises:
         PlanError: an op that no kernel takes, or an unknown objective.
     """
-    if not graph.ops:
-        raise PlanError(f"{graph.name} has no operator to generate code for")
-    goal = objective(optimize)
-    budget = math.inf if ram is None else float(ram)
-    made = None
-    for _ in range(_ATTEMPTS):
-        drafts = _drafts(graph, target, oracle, input_mode, goal, budget)
-        if not drafts:
-            raise PlanError(f"{graph.name}: no kernels for {target.name} fit together")
-        made = check_plan(_write(graph, target, oracle, input_mode, goal, drafts[0]))
-        if ram is None or made.arena_bytes <= ram:
-            break
-        budget -= made.arena_bytes - ram  # the state, and what placement loses
-    assert made is not None
-    return made
-
-
-def _write(graph: Graph, target: Target, oracle: Oracle, input_mode: str, goal: Objective, draft: _Draft) -> Plan:
-    """Place the buffers and write the tables."""
-    stages, storages, schedule = draft.stages, draft.storages, draft.arrangement.schedule
-    calls = [call_of(stage, graph, oracle, storages) for stage in stages]
-    places, rows_bytes = place(draft.arrangement.boxes(storages))
-    buffers = _buffers(graph, draft, places)
-    addresses = {name: _slot_addresses(draft, name, places) for name in storages}
-    views = [stage.kernel.view(call) for stage, call in zip(stages, calls, strict=True)]
-    symbols = symbols_of(graph.name, stages, calls, views)
-    writer = TableWriter(graph.name, storages, addresses, {stage.output: stage.name for stage in stages})
-    entry_of = [
-        writer.op(stage, call, view, symbol)
-        for stage, call, view, symbol in zip(stages, calls, views, symbols, strict=True)
-    ]
-    fills: dict[tuple[str, bool], int] = {}
-    steps: list[int] = []
-    for step in schedule.steps:
-        if step.op == 0:
-            steps.append(TAKE)
-        elif step.op > 0:
-            steps.append(entry_of[step.op - 1][step.number])
-        else:
-            key = (step.tensor, step.op == FILL_ALL)
-            if key not in fills:
-                fills[key] = writer.fill(*key)
-            steps.append(fills[key])
-    source = storages[graph.input]
-    return Plan(
-        graph=graph,
-        target=target,
-        oracle=oracle,
-        input_mode=input_mode,
-        optimize=goal.name,
-        storage=storages,
-        ops=tuple(
-            PlannedOp(stage.name, stage.kernel, call, stage.inputs, stage.output, stage.calls, symbol, view)
-            for stage, call, symbol, view in zip(stages, calls, symbols, views, strict=True)
-        ),
-        entries=tuple(writer.entries),
-        constants=writer.constants,
-        schedule=tuple(steps),
-        row_address=tuple(writer.row_address),
-        take_row=writer.first[graph.input] + source.top,
-        buffers=buffers,
-        rows_bytes=rows_bytes,
-        state_bytes=state_size([steps.count(number) for number in range(len(writer.entries))]),
-        live_bytes=draft.arrangement.live_bytes(storages),
-    )
-
-
-def _slot_addresses(draft: _Draft, name: str, places: Mapping[str, int]) -> list[int]:
-    """Return the byte address of each slot of a tensor; 0 for one that no row ever uses."""
-    storage = draft.storages[name]
-    slots = [0] * storage.slots
-    for unit in draft.arrangement.units:
-        if unit.tensor == name and unit.slot is None:
-            return [places[name] + storage.slot_offset(slot) for slot in range(storage.slots)]
-        if unit.tensor == name and unit.slot is not None:
-            slots[unit.slot] = places[unit.name]
-    return slots
-
-
-def _buffers(graph: Graph, draft: _Draft, places: Mapping[str, int]) -> tuple[Buffer, ...]:
-    buffers = []
-    for unit in draft.arrangement.units:
-        size = unit.size(draft.storages[unit.tensor])
-        for first, last in unit.spans:
-            ends = unit.tensor == graph.output and (first, last) == unit.spans[-1]
-            buffers.append(Buffer(unit.tensor, places[unit.name], size, first, FOREVER if ends else last, unit.slot))
-    image = draft.arrangement.image
-    if image:
-        buffers.append(Buffer(image.name, places[image.name], image.size, image.birth, image.death))
-    return tuple(buffers)
+    request = Request(graph, target, oracle, input_mode, optimize, ram)
+    return _assembled(request, decide(request))

@@ -1,11 +1,12 @@
 """Which kernel each op gets, and how its tensors lie for it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codegen.call import Arithmetic, Call
 from codegen.kernels import AVERAGE, ROW_SUM, Kernel, Needs, candidates, wide
-from codegen.layout import SUMS32, Layout, Storage, align4
+from codegen.layout import PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.simplify import is_global
 from codegen.targets import Target
 from mnet.errors import PlanError
@@ -46,10 +47,10 @@ class Stage:
     reads_whole: bool  # reads its whole input in one call, so that every row needs a slot
 
 
-def stages_of(graph: Graph, target: Target, whole_layers: bool) -> tuple[list[Stage], dict[str, Tensor]]:
+def stages_of(graph: Graph, target: Target, largest_map: float) -> tuple[list[Stage], dict[str, Tensor]]:
     """Choose a kernel for each op; return the stages and all tensors, the sums between pooling stages included.
 
-    `whole_layers`: each op that can makes all its rows in one call, not only the small ones.
+    Where the maps of an op have at most `largest_map` pixels and its kernel can, one call makes all rows.
     """
     tensors = dict(graph.tensors)
     stages: list[Stage] = []
@@ -63,8 +64,9 @@ def stages_of(graph: Graph, target: Target, whole_layers: bool) -> tuple[list[St
             stages.append(Stage(op.name, op, AVERAGE, (sums.name,), op.output, 1, 1, True))
             continue
         kernel = _choose(op, graph, target)
-        together = kernel.whole_layer(op, graph) or (whole_layers and kernel.can_be_whole(op, graph))
-        rows = height if together else 1
+        pixels = max(math.prod(tensors[name].shape[:2]) for name in (*inputs_of(op), op.output))
+        together = kernel.can_be_whole(op, graph) and pixels <= largest_map
+        rows = height if kernel.only_whole or together else 1
         whole = kernel.needs(op, graph, target).whole
         stages.append(Stage(op.name, op, kernel, inputs_of(op), op.output, rows, height // rows, whole))
     return stages, tensors
@@ -97,45 +99,89 @@ def _can_have(op: Op, graph: Graph, target: Target, layout: Layout) -> bool:
     return all(layout.name in kernel.writes for kernel in candidates(producer, graph, target)[:1])
 
 
-def _needs(reader: Stage, graph: Graph, target: Target) -> Needs:
-    needs = reader.kernel.needs(reader.op, graph, target)
-    if reader.kernel.ring_of_window and reader.rows > 1:
+def alternatives(stage: Stage, graph: Graph, target: Target) -> Sequence[Kernel]:
+    """Return the kernels that may run a stage: its own, and those with a price that make as many rows in a call."""
+    others = candidates(stage.op, graph, target)
+    may = [
+        kernel
+        for kernel in others
+        if kernel is stage.kernel
+        or (kernel.cost and stage.kernel.cost and (stage.rows == 1 or kernel.can_be_whole(stage.op, graph)))
+    ]
+    return may or [stage.kernel]
+
+
+def _needs(reader: Stage, layout: Layout, graph: Graph, target: Target) -> Needs | None:
+    """Return what a stage asks of an input in some layout; None where no kernel reads it."""
+    kernels = alternatives(reader, graph, target)
+    kernel = next((kernel for kernel in kernels if layout.name in kernel.reads), None)
+    if kernel is None:
+        return None
+    needs = kernel.needs(reader.op, graph, target)
+    if kernel.ring_of_window and reader.rows > 1:  # knows its edges
         return replace(needs, padding=(0, 0, *needs.padding[2:]))
     return needs
 
 
 def storages_of(
     graph: Graph, target: Target, stages: Sequence[Stage], tensors: Mapping[str, Tensor]
-) -> dict[str, Storage]:
-    """Return how each tensor lies, every row with a slot of its own: layout and padding as its readers need them."""
+) -> dict[str, tuple[Storage, ...]]:
+    """Return how each tensor may lie, every row with a slot of its own: layout and padding as its readers need them.
+
+    The first is what the first kernels of its readers ask for. More than one where there are DSP instructions.
+    """
+    made = {graph.input, *(stage.output for stage in stages)}
     storages = {}
     for name, tensor in tensors.items():
-        readers = [stage for stage in stages if name in stage.inputs]
-        made = name == graph.input or any(stage.output == name for stage in stages)
-        if not made:
+        if name not in made:
             continue
-        if any(stage.kernel.consumes_rows and stage.output == name for stage in stages):
-            layout, needs = SUMS32, [Needs(SUMS32)]
-        else:
-            needs = [_needs(reader, graph, target) for reader in readers] or [Needs(wide(target))]
-            layout = needs[0].layout
-        top, bottom, left, right = (max(need.padding[side] for need in needs) for side in range(4))
-        channels = tensor.shape[2]
-        if target.dsp and name != graph.input and layout is not SUMS32:
-            channels = align4(channels)  # the blocks of the DSP kernels; the rest meets zero weights
-        storages[name] = Storage(
-            tensor=tensor,
-            layout=layout,
-            slots=top + tensor.shape[0] + bottom,
-            top=top,
-            bottom=bottom,
-            left=left,
-            right=right,
-            stored_channels=channels,
-            columns_with_rows=name == graph.input and not layout.planar and bool(left or right),
-            slack_bytes=max(need.slack_bytes for need in needs),
-        )
+        readers = [stage for stage in stages if name in stage.inputs]
+        makers = [stage for stage in stages if stage.output == name]
+        usual = readers[0].kernel.needs(readers[0].op, graph, target).layout if readers else wide(target)
+        if any(stage.kernel.consumes_rows for stage in makers):
+            usual = SUMS32
+        found = []
+        for layout in _layouts(usual, tensor, graph, target):
+            needs = [_needs(reader, layout, graph, target) for reader in readers]
+            written = all(
+                any(layout.name in kernel.writes for kernel in alternatives(maker, graph, target)) for maker in makers
+            )
+            if written and None not in needs:
+                found.append(_storage(tensor, layout, [need for need in needs if need], name == graph.input, target))
+        storages[name] = tuple(found)
     return storages
+
+
+def _layouts(usual: Layout, tensor: Tensor, graph: Graph, target: Target) -> tuple[Layout, ...]:
+    """Return the layouts that a tensor might have, its usual one first."""
+    if usual is SUMS32 or wide(target) is not WIDE16 or tensor.name == graph.output:
+        return (usual,)
+    others = [WIDE16, WIDE8]
+    if usual.planar:
+        others += [PLANAR16]
+        if tensor.zero_point == PLANAR8.offset and tensor.name != graph.input:
+            others += [PLANAR8]
+    return (usual, *(layout for layout in others if layout is not usual))
+
+
+def _storage(tensor: Tensor, layout: Layout, needs: Sequence[Needs], taken: bool, target: Target) -> Storage:
+    """Return a storage that does for all readers; `taken`: the tensor is the network's input."""
+    top, bottom, left, right = (max((need.padding[side] for need in needs), default=0) for side in range(4))
+    channels = tensor.shape[2]
+    if target.dsp and not taken and layout is not SUMS32:
+        channels = align4(channels)  # the blocks of the DSP kernels; the rest meets zero weights
+    return Storage(
+        tensor=tensor,
+        layout=layout,
+        slots=top + tensor.shape[0] + bottom,
+        top=top,
+        bottom=bottom,
+        left=left,
+        right=right,
+        stored_channels=channels,
+        columns_with_rows=taken and not layout.planar and bool(left or right),
+        slack_bytes=max((need.slack_bytes for need in needs), default=0),
+    )
 
 
 def _arithmetic(op: Op, graph: Graph, oracle: Oracle) -> tuple[Requantization | None, Arithmetic | None]:

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from codegen.call import Call
+from codegen.forms import FillKind
+from codegen.kernels import Kernel
 from codegen.layout import SUMS32, Storage
 from codegen.plan import Entry
 from codegen.selection import Stage
@@ -37,18 +39,32 @@ def symbols_of(name: str, stages: Sequence[Stage], calls: Sequence[Call], views:
     return symbols
 
 
-def phases_of(stage: Stage, call: Call) -> list[int]:
+def phases_of(kernel: Kernel, call: Call, calls: int) -> list[int]:
     """Return for each call the slot that holds the top row of its window, where the constants have to know it."""
-    return [_phase(stage, call, number) for number in range(stage.calls)]
+    return [_phase(kernel, call, number) for number in range(calls)]
 
 
-def _phase(stage: Stage, call: Call, number: int) -> int:
-    """Return the slot that holds the top row of the window, where the constants have to know it."""
+def _phase(kernel: Kernel, call: Call, number: int) -> int:
     source = call.inputs[0]
-    if not stage.kernel.ring_of_window or stage.rows > 1 or source.whole:
+    if not kernel.ring_of_window or call.rows > 1 or source.whole:
         return 0
-    first, _ = stage.kernel.window(call, 0, number)
+    first, _ = kernel.window(call, 0, number)
     return (first + source.top) % source.slots
+
+
+def _runs_of_words(storage: Storage, kind: FillKind) -> tuple[int, int, int]:
+    """Return what a fill sets: words in a run, runs, words from run to run."""
+    if kind is FillKind.SIDES:
+        left, right = (columns * storage.pixel_bytes // 4 for columns in (storage.left, storage.right))
+        if not left or not right:
+            return left + right, 1, 0
+        return left, 2, (storage.left + storage.width) * storage.pixel_bytes // 4
+    words = storage.slot_bytes // 4
+    if storage.layout.planar and not storage.apart:
+        # every channel; above, the other slots get rows before anybody reads them
+        rows = storage.top if kind is FillKind.ALL else 1
+        return words * rows, storage.stored_channels, storage.channel_bytes // 4
+    return (storage.buffer_bytes // 4 if kind is FillKind.ALL else words), 1, 0
 
 
 class TableWriter:
@@ -71,35 +87,35 @@ class TableWriter:
             self.first[tensor] = len(self.row_address)
             self.row_address += [addresses[tensor][row % storage.slots] for row in range(storage.virtual_rows)]
 
-    def fill(self, tensor: str, every: bool) -> int:
-        """Add the entry that fills a buffer, or its padding rows below one by one; return its index."""
+    def fill(self, tensor: str, kind: FillKind, row: int) -> int:
+        """Add the entry for a kind of fill; return its index. Padding rows above and below have one each."""
         storage = self.storages[tensor]
-        label = f"fill_{identifier(self.makers.get(tensor, tensor))}" + ("" if every else "_below")
+        above = kind is FillKind.ROW and row < storage.top
+        suffix = {FillKind.ALL: "", FillKind.ROW: "_above" if above else "_below", FillKind.SIDES: "_beside"}[kind]
+        label = f"fill_{identifier(self.makers.get(tensor, tensor))}{suffix}"
         value = 0 if storage.layout is SUMS32 else storage.padding_value
         bits = 8 * storage.layout.element_bytes
         pattern = sum((value & ((1 << bits) - 1)) << shift for shift in range(0, 32, bits))
-        planar = storage.layout.planar
-        repeats, step = (storage.stored_channels, storage.channel_bytes // 4) if planar else (1, 0)
-        words = storage.slot_bytes // 4
-        if every and planar:
-            words *= storage.top  # the other slots get rows before anybody reads them
-        elif every:
-            words, repeats, step = storage.buffer_bytes // 4, 1, 0
         symbol = f"{self.name}_{label}"
-        self.constants[symbol] = (pattern, words, repeats, step)
-        first_row = -1 if every else storage.top + storage.height
+        first_row = {FillKind.ALL: -1, FillKind.ROW: row, FillKind.SIDES: storage.top}[kind]
         output = self.first[tensor] + max(first_row, 0)
-        if every:  # address of the buffer itself: slot 0, whichever row lies there
+        if kind is FillKind.ALL:  # address of the buffer itself: slot 0, whichever row lies there
             output = len(self.row_address)
             self.row_address.append(self.addresses[tensor][0])
+        if kind is FillKind.SIDES and storage.left == 0:
+            end = storage.width * storage.pixel_bytes
+            output = len(self.row_address)
+            rows = range(storage.top, storage.top + storage.height)
+            self.row_address += [self.addresses[tensor][row] + end for row in rows]
+        self.constants[symbol] = (pattern, *_runs_of_words(storage, kind))
         self.entries.append(
-            Entry(label, f"{self.name}_fill", symbol, 0, 0, output, 0, 0, 1, "", tensor, first_row, 1, 0)
+            Entry(label, f"{self.name}_fill", symbol, 0, 0, output, 0, 0, 1, "", tensor, first_row, 1, 0, kind)
         )
         return len(self.entries) - 1
 
     def op(self, stage: Stage, call: Call, view: object, symbol: str) -> list[int]:
         """Add the entries of an op, one for each phase; return the entry of each call."""
-        phases = phases_of(stage, call)
+        phases = phases_of(stage.kernel, call, stage.calls)
         index_of: dict[int, int] = {}
         for phase, first_call, call_step in _runs(phases):
             suffix = f"_phase{phase}" if len(set(phases)) > 1 else ""

@@ -20,6 +20,7 @@ import unicorn
 from unicorn import arm_const, unicorn_const
 
 from codegen.targets import Target
+from mnet.cache import cache_folder
 from mnet.emulator import Machine, Run, board_of, qemu_command, run_program
 from mnet.errors import ToolError
 from mnet.toolchain import code_of, find_compiler, instruction_bytes, symbols
@@ -242,22 +243,6 @@ def _with_bytes(code: Callable[[int, int], bytes], edges: Iterator[Edge]) -> Ite
 # --- the counter's library ------------------------------------------------------------------------------------------
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "mnet"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    folder = Path(tempfile.gettempdir()) / f"mnet-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise ToolError(f"{folder} belongs to somebody else, and the user's cache folder cannot be written")
-    return folder
-
-
 def _counter_library(kind: str, version: int = 1) -> Path:
     """Build edge_counter.c for "qemu" or "unicorn" on first use, into the user's cache; later calls find it there.
 
@@ -266,7 +251,7 @@ def _counter_library(kind: str, version: int = 1) -> Path:
     """
     source = Path(__file__).with_name("edge_counter.c")
     key = hashlib.sha256(source.read_bytes() + f"{kind} {version} {sys.platform}".encode()).hexdigest()[:16]
-    library = _cache_folder() / f"edge_counter-{kind}-{key}.so"
+    library = cache_folder() / f"edge_counter-{kind}-{key}.so"
     if library.exists():
         return library
     compiler = find_compiler("cc")

@@ -7,13 +7,14 @@ from pathlib import Path
 from codegen.dead_channels import drop_dead_channels
 from codegen.emit import Origin, emit, write_folder
 from codegen.plan import Plan
-from codegen.planner import INPUT_MODES, plan
+from codegen.planner import INPUT_MODES, Request
 from codegen.simplify import simplify
 from codegen.targets import target
 from mnet import __version__, golden, verify
 from mnet.errors import PlanError
 from mnet.graph import Graph
 from mnet.oracle import ORACLES, Oracle
+from mnet.plan_cache import cached_plan
 from mnet.tflite import read_model
 
 VECTOR_INPUTS = 2  # in the file that a generated folder proves itself with
@@ -70,7 +71,7 @@ def prepare(path: Path, options: Options) -> Prepared:
             raise PlanError(f"--name {options.name} is no C identifier: use letters, digits and _, a letter first")
         source = replace(source, name=options.name)
     graph = drop_dead_channels(simplify(source), whose) if options.simplify else source
-    made = plan(graph, chosen, whose, options.input_mode, options.optimize, options.ram)
+    made = cached_plan(Request(graph, chosen, whose, options.input_mode, options.optimize, options.ram))
     prepared = Prepared(path, source, graph, made, options)
     check_budget(prepared)
     return prepared
@@ -90,7 +91,7 @@ def check_budget(prepared: Prepared) -> None:
     names = " with ".join(makers.get(buffer.tensor, "the input") for buffer in at_peak)
     advice = "Use a smaller alpha or resolution."
     if prepared.options.input_mode != "rows":
-        other = plan(prepared.graph, made.target, made.oracle, "rows", "ram").arena_bytes
+        other = cached_plan(Request(prepared.graph, made.target, made.oracle, "rows", "ram")).arena_bytes
         if other <= budget:
             advice = f"Try --input rows ({other:,} B)."
     raise PlanError(

@@ -260,7 +260,7 @@ def _life(spans: Sequence[Buffer], steps: int) -> str:
 
 
 def _kept(storage: Storage) -> str:
-    return "whole" if storage.whole else f"{storage.slots} of {storage.virtual_rows} rows"
+    return "apart" if storage.apart else "whole" if storage.whole else f"{storage.slots} of {storage.virtual_rows} rows"
 
 
 def _headline(plan: Plan) -> str:

@@ -76,7 +76,8 @@ def test_blocks_hold_the_bytes_of_the_slots_and_nothing_else(slots: set[tuple[st
     assert not ends & {(b.tensor, b.birth, b.offset) for b in blocks}
 
 
-def test_a_buffer_for_each_row_looks_like_one_for_all_where_they_touch(made: Plan) -> None:
+def test_a_buffer_for_each_row_looks_like_one_for_all_where_they_touch() -> None:
+    made = plan(simplify(tiny_mobilenet(size=24)), target("cortex-m4"), LITERT, "rows", "cycles")
     apart = []
     for buffer in made.buffers:
         slots = made.storage[buffer.tensor].slots if buffer.tensor in made.storage and buffer.slot is None else 1
@@ -86,7 +87,7 @@ def test_a_buffer_for_each_row_looks_like_one_for_all_where_they_touch(made: Pla
         else:
             parts = (replace(buffer, offset=buffer.offset + n * size, size=size, slot=n) for n in range(slots))
             apart += parts
-    assert len(apart) > 1.3 * len(made.buffers)
+    assert len(apart) > len(made.buffers)
     assert memory_svg(replace(made, buffers=tuple(apart))) == memory_svg(made)
 
 
