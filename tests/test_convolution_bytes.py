@@ -8,9 +8,9 @@ import pytest
 import unicorn
 from hypothesis import given
 
-from codegen.convolution_bytes import BytesView, bytes_cost
+from codegen.convolution_bytes import BytesView, bytes_accepts, bytes_cost, bytes_makes
 from codegen.dual_issue import reordered
-from mnet.graph import Conv2D
+from mnet.graph import Conv2D, Graph
 from mnet.oracle import Rounding
 from tests import kernel_harness
 from tests.kernel_harness import (
@@ -57,6 +57,24 @@ def every_width(seed: int = 5) -> list[Case]:
     ]
 
 
+def large(seed: int = 6) -> list[Case]:
+    """Return windows of many words, far planes, many blocks, a first window within a word."""
+    rng = np.random.default_rng(seed)
+    return [
+        convolution_case(rng, **{**SOLVABLE, **choice}, unaligned=True)
+        for choice in (
+            {"kernel": (7, 7), "channels": 3, "stored_channels": 3, "stride": (2, 2), "size": (8, 33), "outputs": 8},
+            {"kernel": (5, 5), "channels": 3, "stored_channels": 3, "stride": (1, 1), "size": (6, 19), "outputs": 5},
+            {"kernel": (3, 3), "channels": 3, "stored_channels": 3, "stride": (2, 2), "size": (5, 97), "outputs": 64},
+            {"kernel": (3, 3), "channels": 3, "stored_channels": 3, "padding": (1, 1, 1, 1), "more_padding": 1},
+            {"kernel": (3, 3), "channels": 16, "stride": (1, 1), "size": (5, 7)},
+            {"kernel": (1, 3), "channels": 64, "stride": (1, 1), "size": (1, 9), "outputs": 4},
+            {"kernel": (1, 1), "channels": 1, "stored_channels": 1, "size": (1, 1500), "outputs": 3, "planar": True},
+            SPEECH,
+        )
+    ]
+
+
 def with_assembly(cases: list[Case]) -> list[tuple[Case, BytesView]]:
     """Return those with an assembly body, most of them."""
     found = [(case, case.view) for case in cases if isinstance(case.view, BytesView) and case.view.assembly]
@@ -95,17 +113,25 @@ def test_both_bodies_of_every_width(tmp_path: Path) -> None:
     run_emulated(cases, tmp_path)
 
 
+@needs_gcc
+@needs_arm
+def test_both_bodies_of_large_windows(tmp_path: Path) -> None:
+    cases = large()
+    run_on_host(cases, tmp_path)
+    run_emulated(cases, tmp_path)
+
+
 @needs_arm
 def test_the_order_for_dual_issue_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jinja = kernel_harness.environment()
     jinja.globals["reorder"] = reordered
     monkeypatch.setattr(kernel_harness, "environment", lambda: jinja)
-    run_emulated(every_width()[::7], tmp_path)
+    run_emulated([*every_width()[::7], *large()], tmp_path)
 
 
 @needs_arm
 def test_nothing_outside_of_the_rows_is_read_and_the_stack_is_known(tmp_path: Path) -> None:
-    found = with_assembly(every_width())
+    found = with_assembly([*every_width(), *large()])
     names = write_sources([case for case, _ in found], tmp_path)
     machine = Machine(tmp_path)
     poison = bytes([POISON]) * 8192
@@ -134,7 +160,40 @@ def test_nothing_outside_of_the_rows_is_read_and_the_stack_is_known(tmp_path: Pa
 def test_cost(tmp_path: Path) -> None:
     rng = np.random.default_rng(25)
     some = [convolution_case(rng, **EXACT, **layer, unaligned=True) for layer in (STEM, SPEECH)]
-    check([*some, *every_width()], tmp_path)
+    check([*some, *large(), *every_width()], tmp_path)
+
+
+@needs_arm
+def test_bytes_cost_a_first_layer_little_more_than_words_do(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    same = {**EXACT, "zero_points": (-1, -128), "planar": True, "apart": False, "output_bytes": 2, "code": 0}
+    stem = [convolution_case(rng, **same, **STEM, **how) for how in ({"fpu": True}, {"unaligned": True})]
+    speech = [convolution_case(rng, **same, **SPEECH, **how) for how in ({"input_bytes": 2}, {"unaligned": True})]
+    cycles = [counted.cycles for counted in measured([*stem, *speech], tmp_path)]
+    assert cycles[1] <= 1.12 * cycles[0] and cycles[3] <= 1.05 * cycles[2]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "channels", "stride", "refused"),
+    [
+        ((3, 3), 3, (2, 2), ""),
+        ((10, 4), 1, (2, 2), ""),
+        ((7, 7), 3, (2, 2), ""),
+        ((10, 10), 3, (1, 1), "10 x 30 taps are too many"),
+        ((10, 4), 4, (8, 8), "more than 1024 bytes of stack"),
+    ],
+)
+def test_windows_that_are_too_large_are_refused(
+    kernel: tuple[int, int], channels: int, stride: tuple[int, int], refused: str
+) -> None:
+    rng = np.random.default_rng(3)
+    case = convolution_case(
+        rng, **SOLVABLE, kernel=kernel, channels=channels, stored_channels=channels, stride=stride, whole=False
+    )
+    call, tensors = case.call, {"in": case.call.inputs[0].tensor, "out": case.call.output.tensor}
+    assert isinstance(call.op, Conv2D)
+    assert refused in (bytes_accepts(call.op, Graph("g", tensors, (call.op,), "in", "out", "")) or "")
+    assert bytes_makes(call) == (not refused)
 
 
 @needs_arm

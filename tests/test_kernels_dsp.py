@@ -260,7 +260,8 @@ def depthwise_case(rng: np.random.Generator, **choice: Any) -> Case:
 
 def batch(seed: int, count: int) -> list[Case]:
     rng = np.random.default_rng(seed)
-    return [depthwise_case(rng) if i % 3 == 0 else convolution_case(rng, fpu=i % 3 == 1) for i in range(count)]
+    kinds: tuple[dict[str, bool], ...] = ({}, {"fpu": True}, {"unaligned": True})
+    return [depthwise_case(rng) if i % 4 == 3 else convolution_case(rng, **kinds[i % 4]) for i in range(count)]
 
 
 def large_cases(seed: int = 6) -> list[Case]:
