@@ -154,7 +154,7 @@ def storages_of(
 
 def _layouts(usual: Layout, tensor: Tensor, graph: Graph, target: Target) -> tuple[Layout, ...]:
     """Return the layouts that a tensor might have, its usual one first."""
-    if usual is SUMS32 or wide(target) is not WIDE16 or tensor.name == graph.output:
+    if usual is SUMS32 or wide(target) is not WIDE16:
         return (usual,)
     others = [WIDE16, WIDE8]
     if usual.planar:
@@ -180,7 +180,8 @@ def _storage(tensor: Tensor, layout: Layout, needs: Sequence[Needs], taken: bool
         right=right,
         stored_channels=channels,
         columns_with_rows=taken and not layout.planar and bool(left or right),
-        slack_bytes=max((need.slack_bytes for need in needs), default=0),
+        # only pairs of 16 bits are read over the end
+        slack_bytes=max((need.slack_bytes for need in needs), default=0) if layout.element_bytes == 2 else 0,
     )
 
 
