@@ -53,8 +53,17 @@ class Builder:
     the name of its output; `fill` says how much of the int8 range the outputs take (above 1 they saturate).
     """
 
-    def __init__(self, seed: int, shape: tuple[int, int, int], *, scale: float = 1 / 64, zero_point: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        shape: tuple[int, int, int],
+        *,
+        scale: float = 1 / 64,
+        zero_point: int = 0,
+        weight_scale: float = 0.01,  # smaller for deep networks, or their activations overflow
+    ) -> None:
         self.random = np.random.default_rng(seed)
+        self.weight_scale = np.float32(weight_scale)
         self.ops: list[Op] = []
         self.tensors = {"input": Tensor("input", shape, _float32(scale), zero_point)}
         samples = self.random.integers(-128, 128, (4, *shape)).astype(np.int8)
@@ -84,7 +93,7 @@ class Builder:
         channels = shape[channel_axis]
         silent = self.random.random(channels) < dead
         np.moveaxis(weights, channel_axis, 0)[silent] = 0
-        scales = np.float32(0.01) * np.exp2(self.random.integers(-8, 9, channels) / 4).astype(np.float32)
+        scales = self.weight_scale * np.exp2(self.random.integers(-8, 9, channels) / 4).astype(np.float32)
         return _frozen(weights), _frozen(scales.astype(np.float64))
 
     def _finish(
