@@ -1,10 +1,10 @@
 """From Graph to Plan: choose schedule, layouts and kernels together, place the buffers, write the tables, check."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from codegen.arrangement import Arranger, distinct, least_storages, usual_storages
+from codegen.arrangement import Arrangement, Arranger, distinct, least_storages, usual_storages
 from codegen.assemble import Decisions, arranger_of, assemble
 from codegen.choices import Catalogue
 from codegen.memory import Box, live_bytes, place
@@ -24,6 +24,12 @@ LARGEST_MAPS = (64, 0, 16, 1 << 30)  # pixels of the maps that are made in one c
 _ATTEMPTS = 3  # to keep a budget
 _PLACED = 3  # drafts that are placed
 _SLACKS = (1.02, 1.05)  # of the bytes that are live at once: arenas that the solver is asked for
+
+Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,42 +70,122 @@ class Request:
     ram: int | None = None  # bytes that the arena should keep to
 
 
-def _drafts(request: Request, goal: Objective, most_ram: float) -> list[_Draft]:
-    """Return the best choices for each arrangement, the cheapest first.
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search decided, and what it is expected to take."""
 
-    The network runs by rows or by whole layers, in orders for fast and for small forms.
-    """
+    decisions: Decisions
+    plan: Plan  # made from them, and checked
+    solution: Solution  # estimates: cycles and flash
+
+
+@dataclass(frozen=True, eq=False)
+class _Road:
+    """One way to run the network: the calls, in an order, and what their kernels cost."""
+
+    arranger: Arranger
+    catalogue: Catalogue
+    largest_map: int
+    arrangement: Arrangement
+
+
+class Search:
+    """Decides for any number of objectives and budgets; the ways to run the network are arranged and priced once."""
+
+    def __init__(self, request: Request, report: Report = _silent) -> None:
+        """Arrange the network of `request`; its objective and budget are not looked at.
+
+        Args:
+            request: network, target, rounding, where the image is.
+            report: is told (what, done, total) as the work goes on.
+
+        Raises:
+            PlanError: there is no op, or one that no kernel takes.
+        """
+        if not request.graph.ops:
+            raise PlanError(f"{request.graph.name} has no operator to generate code for")
+        self.request = request
+        self.roads = _roads(request, report)
+        self._places: dict[tuple[Box, ...], dict[str, int]] = {}
+
+    def drafts(self, goal: Objective, most_ram: float) -> list[_Draft]:
+        """Return the best choices for each road, the cheapest first."""
+        drafts = []
+        for road in self.roads:
+            solution = Optimizer(road.catalogue, road.arrangement, goal, most_ram).best()
+            if solution is not None:
+                units = [unit for form in solution.forms.values() for unit in form.units]
+                boxes = [*(Box(unit.name, unit.size, unit.spans) for unit in units), *road.arrangement.image]
+                steps = road.arrangement.steps
+                drafts.append(_Draft(road.arranger, road.catalogue, road.largest_map, steps, boxes, solution))
+        return sorted(drafts, key=lambda draft: draft.solution.price)
+
+    def decide(self, optimize: str, ram: int | None) -> Found:
+        """Return what to do; where no plan keeps the budget, the decisions of the smallest.
+
+        Raises:
+            PlanError: an unknown objective, or no kernels that fit together.
+        """
+        request = replace(self.request, optimize=optimize, ram=ram)
+        goal = objective(optimize)
+        budget = math.inf if ram is None else float(ram)
+        found = None
+        for _ in range(_ATTEMPTS):
+            drafts = self.drafts(goal, budget)
+            if not drafts:
+                raise PlanError(f"{request.graph.name}: no kernels for {request.target.name} fit together")
+            found, draft = self._placed(request, goal, drafts)
+            if ram is None and optimize != "ram":
+                break
+            if ram is None or found.plan.arena_bytes > ram:
+                decisions = _packed(request, found.decisions, found.plan, draft)
+                found = Found(decisions, _assembled(request, decisions), found.solution)
+            if ram is None or found.plan.arena_bytes <= ram:
+                break
+            budget -= found.plan.arena_bytes - ram  # the state, and what placement loses
+        assert found is not None
+        return found
+
+    def _placed(self, request: Request, goal: Objective, drafts: Sequence[_Draft]) -> tuple[Found, _Draft]:
+        """Return the draft that is best once it is placed."""
+        most = math.inf if request.ram is None else request.ram
+        found: list[tuple[float, float, int, tuple[Found, _Draft]]] = []
+        for draft in drafts[:_PLACED]:
+            solution = draft.solution
+            least = goal.price(solution.cycles, solution.ram + solution.stack, solution.flash)
+            if any(over == 0 and price <= least for over, price, *_ in found):
+                continue  # no addresses make it the best
+            decisions = draft.decisions(self._addresses(draft.boxes))
+            made = _assembled(request, decisions)
+            price = goal.price(solution.cycles, made.arena_bytes + solution.stack, solution.flash)
+            over = max(0, made.arena_bytes - most)
+            found.append((over, price, len(found), (Found(decisions, made, solution), draft)))
+        return min(found)[-1]
+
+    def _addresses(self, boxes: Sequence[Box]) -> Mapping[str, int]:
+        key = tuple(boxes)
+        if key not in self._places:
+            self._places[key] = place(boxes)[0]
+        return self._places[key]
+
+
+def _roads(request: Request, report: Report) -> tuple[_Road, ...]:
+    """Return the ways to run the network: by rows or by whole layers, in orders for fast and for small forms."""
     graph, target, oracle = request.graph, request.target, request.oracle
     seen = set()
-    drafts = []
-    for largest_map in LARGEST_MAPS:
+    roads = []
+    for number, largest_map in enumerate(LARGEST_MAPS):
+        report("ways to run the network", number, len(LARGEST_MAPS))
         arranger = arranger_of(graph, target, oracle, request.input_mode, largest_map)
         rows = tuple(stage.rows for stage in arranger.stages)
         if rows in seen:
             continue
         seen.add(rows)
         catalogue = Catalogue(graph, target, oracle, arranger.stages)
-        for order in distinct([arranger.search(pick(arranger)) for pick in (least_storages, usual_storages)]):
-            arrangement = arranger.arrange(order)
-            solution = Optimizer(catalogue, arrangement, goal, most_ram).best()
-            if solution is not None:
-                units = [unit for form in solution.forms.values() for unit in form.units]
-                boxes = [*(Box(unit.name, unit.size, unit.spans) for unit in units), *arrangement.image]
-                drafts.append(_Draft(arranger, catalogue, largest_map, order, boxes, solution))
-    return sorted(drafts, key=lambda draft: draft.solution.price)
-
-
-def _placed(request: Request, goal: Objective, drafts: Sequence[_Draft]) -> tuple[Decisions, Plan, _Draft]:
-    """Return the draft that is best once it is placed."""
-    found: list[tuple[float, float, int, tuple[Decisions, Plan, _Draft]]] = []
-    for draft in drafts[:_PLACED]:
-        decisions = draft.decisions(place(draft.boxes)[0])
-        made = _assembled(request, decisions)
-        solution = draft.solution
-        price = goal.price(solution.cycles, made.arena_bytes + solution.stack, solution.flash)
-        over = max(0, made.arena_bytes - (math.inf if request.ram is None else request.ram))
-        found.append((over, price, len(found), (decisions, made, draft)))
-    return min(found)[-1]
+        orders = distinct([arranger.search(pick(arranger)) for pick in (least_storages, usual_storages)])
+        roads += [_Road(arranger, catalogue, largest_map, arranger.arrange(order)) for order in orders]
+    report("ways to run the network", len(LARGEST_MAPS), len(LARGEST_MAPS))
+    return tuple(roads)
 
 
 def _assembled(request: Request, decisions: Decisions) -> Plan:
@@ -127,26 +213,8 @@ def decide(request: Request) -> Decisions:
     Raises:
         PlanError: an op that no kernel takes, or an unknown objective.
     """
-    if not request.graph.ops:
-        raise PlanError(f"{request.graph.name} has no operator to generate code for")
-    goal = objective(request.optimize)
-    budget = math.inf if request.ram is None else float(request.ram)
-    decisions = None
-    for _ in range(_ATTEMPTS):
-        drafts = _drafts(request, goal, budget)
-        if not drafts:
-            raise PlanError(f"{request.graph.name}: no kernels for {request.target.name} fit together")
-        decisions, made, draft = _placed(request, goal, drafts)
-        if request.ram is None and request.optimize != "ram":
-            break
-        if request.ram is None or made.arena_bytes > request.ram:
-            decisions = _packed(request, decisions, made, draft)
-            made = _assembled(request, decisions)
-        if request.ram is None or made.arena_bytes <= request.ram:
-            break
-        budget -= made.arena_bytes - request.ram  # the state, and what placement loses
-    assert decisions is not None
-    return decisions
+    objective(request.optimize)
+    return Search(request).decide(request.optimize, request.ram).decisions
 
 
 def plan(
