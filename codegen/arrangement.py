@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.call import Call
-from codegen.forms import Form, form_of, may_lie_apart
+from codegen.forms import Form, form_of, live_of, may_lie_apart
 from codegen.layout import Storage, align4
 from codegen.memory import Box
 from codegen.schedule import Step, Work, pull_order, row_lives
@@ -87,6 +87,7 @@ class Arranger:
             for name, found in storages.items()
         }
         usual = {name: found[0] for name, found in storages.items()}
+        self.near = {name: [s for s in stages if name == s.output or name in s.inputs] for name in storages}
         self.works = works_of(graph, stages, calls, usual)
         self.ends = {name: storage.top + storage.height for name, storage in usual.items()}
         # Whole-layer calls gather what they read and make in any case.
@@ -106,7 +107,7 @@ class Arranger:
         lives = row_lives(self.works, self.storages, steps)
         forms = {
             name: tuple(
-                form_of(storage, self.stages, lives[name], len(steps), name == self.graph.output)
+                form_of(storage, self.near[name], lives[name], len(steps), name == self.graph.output)
                 for storage in storages
             )
             for name, storages in self.storages.items()
@@ -130,7 +131,7 @@ class Arranger:
         lives = row_lives(self.works, self.storages, steps)
         live = np.zeros(len(steps), np.int64)
         for name, storage in picked.items():
-            live += form_of(storage, self.stages, lives[name], len(steps), name == self.graph.output).live
+            live += live_of(storage, self.near[name], lives[name], len(steps), name == self.graph.output)
         if self.input_mode == "arena":
             live += _live_boxes(self._image(steps), len(steps))
         return int(live.max())
@@ -146,15 +147,15 @@ class Arranger:
             moves += [frozenset(pair) for pair in zip(self.choices, self.choices[distance:], strict=False)]
         found: list[tuple[int, int, frozenset[str]]] = []
         for start in (frozenset[str](), frozenset(self.choices)):
-            gathered = start
-            least, improved = self._bytes(self.order(gathered), picked), True
-            while improved:
-                improved = False
-                for move in moves:
-                    size = self._bytes(self.order(gathered ^ move), picked)
-                    if size < least:
-                        gathered, least, improved = gathered ^ move, size, True
-                        break
+            gathered, least = start, self._bytes(self.order(start), picked)
+            tried = 0  # moves since the last that helped
+            for move in itertools.cycle(moves):
+                if tried == len(moves):
+                    break
+                tried += 1
+                size = self._bytes(self.order(gathered ^ move), picked)
+                if size < least:
+                    gathered, least, tried = gathered ^ move, size, 0
             found.append((least, len(found), gathered))
         return self.order(min(found)[2])
 
