@@ -7,7 +7,7 @@ planner then chooses among the rows that need the same, its variants, and among 
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from codegen import (
     depthwise_wide,
     packed,
     plain,
+    row_sum,
 )
 from codegen.call import Call, Cost
 from codegen.convolution_cost import convolution_cost, fpu_cost
@@ -548,10 +549,12 @@ ROW_SUM = Kernel(
     reads=_ANY,
     writes=frozenset({SUMS32.name}),
     needs=_wide_rows,
-    view=plain.row_sum_view,
+    view=row_sum.row_sum_view,
     pack=plain.no_constants,
     consumes_rows=True,
+    cost=lambda call, view: row_sum.row_sum_cost(view),
 )
+ROW_SUM_DSP = replace(ROW_SUM, view=partial(row_sum.row_sum_view, dsp=True))
 AVERAGE = Kernel(
     family="average",
     template="average.c.j2",

@@ -214,18 +214,6 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
 
 
 @dataclass(frozen=True)
-class RowSumView:
-    """Add one row to the sums of its channels."""
-
-    source: Access
-
-
-def row_sum_view(call: Call) -> RowSumView:
-    """Return the view of the first stage of a pooling over whole channels."""
-    return RowSumView(source=access(call.inputs[0]))
-
-
-@dataclass(frozen=True)
 class AverageView:
     """From the sums of quantized + 128 to the average."""
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codegen.call import Arithmetic, Call
-from codegen.kernels import AVERAGE, ROW_SUM, Kernel, Needs, candidates, wide
+from codegen.kernels import AVERAGE, ROW_SUM, ROW_SUM_DSP, Kernel, Needs, candidates, wide
 from codegen.layout import PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.simplify import is_global
 from codegen.targets import Target
@@ -60,7 +60,8 @@ def stages_of(graph: Graph, target: Target, largest_map: float) -> tuple[list[St
             source = tensors[op.input]
             sums = Tensor(f"{op.output}/sums", (1, 1, source.shape[2]), 1.0, 0)
             tensors[sums.name] = sums
-            stages.append(Stage(f"{op.name}_sum", op, ROW_SUM, (op.input,), sums.name, 0, source.shape[0], False))
+            kernel = ROW_SUM_DSP if wide(target) is WIDE16 else ROW_SUM
+            stages.append(Stage(f"{op.name}_sum", op, kernel, (op.input,), sums.name, 0, source.shape[0], False))
             stages.append(Stage(op.name, op, AVERAGE, (sums.name,), op.output, 1, 1, True))
             continue
         kernel = _choose(op, graph, target)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from codegen.call import Call
-from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
-from codegen.plain import add_pack, add_view, no_constants, row_sum_view, solve_add
-from mnet.graph import Add, AveragePool2D, Graph
+from codegen.layout import BYTES8, PLANAR16, WIDE8, WIDE16, Layout
+from codegen.plain import add_pack, add_view, solve_add
+from mnet.graph import Add, Graph
 from mnet.oracle import LITERT, AddArithmetic, add, add_arithmetic
 from tests.kernel_harness import Case, filled, needs_arm, needs_gcc, run_emulated, run_on_host, storage, tensor
 
@@ -95,34 +95,3 @@ def test_two_factors_stand_for_the_runtimes_roundings(
     stored = np.clip(sums >> shift, 0, 255)
     wanted = add(q.astype(np.int8)[:, None], q.astype(np.int8)[None, :], how)
     assert (np.clip(stored - 128, *how.activation) == wanted).all()
-
-
-def row_sum_case(rng: np.random.Generator, layout: Layout, width: int, channels: int) -> Case:
-    """Draw a row to sum. The sums before are what poison makes of them, so only the difference is known."""
-    source = storage(tensor("in", (1, width, channels), 7), layout)
-    values = rng.integers(-128, 128, (1, width, channels)).astype(np.int8)
-    target = storage(tensor("out", (1, 1, channels), 7), SUMS32)
-    call = Call(
-        AveragePool2D("pool", "in", "out", (1, width), (1, 1), (0, 0, 0, 0), (-128, 127)), (source,), target, 1, None
-    )
-    view = row_sum_view(call)
-    before = int(np.array([0xA5A5A5A5], np.uint32).view(np.int32)[0])
-    # unpack adds the offset of sums32
-    expected = before + (values.astype(np.int64) + 128).sum(1, keepdims=True) + target.offset
-    return Case(
-        call, view, "row_sum", no_constants(call, view, 0), filled(source, values, 0, 1, rng), (0,), 0, expected
-    )
-
-
-@needs_gcc
-@needs_arm
-def test_sums_of_rows(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    cases = [
-        row_sum_case(rng, layout, width, channels)
-        for layout in (WIDE16, WIDE8, BYTES8)
-        for width in (1, 3, 5, 8, 11, 16, 19)
-        for channels in (1, 4, 8, 13, 22)
-    ]
-    run_on_host(cases, tmp_path, ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"))
-    run_emulated(cases, tmp_path)
