@@ -16,7 +16,7 @@ from codegen.selection import Stage
 from mnet.graph import Graph
 
 IMAGE = "image"  # the buffers of the input in the arena
-_NEAR = 4  # pairs of tensors so near to each other are tried together
+_NEAR = 2  # pairs of tensors so near to each other are tried together
 
 
 @dataclass(frozen=True, eq=False)
