@@ -23,7 +23,7 @@ INPUT_MODES = ("const", "arena", "rows")
 LARGEST_MAPS = (64, 0, 16, 1 << 30)  # pixels of the maps that are made in one call, where a kernel can
 _ATTEMPTS = 3  # to keep a budget
 _PLACED = 3  # drafts that are placed
-_SLACKS = (1.02, 1.05)  # of the bytes that are live at once: arenas that the solver is asked for
+_SLACKS = (1.05, 1.02)  # of the bytes that are live at once: arenas that the solver is asked for, the easy one first
 
 Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -200,10 +200,11 @@ def _packed(request: Request, decisions: Decisions, made: Plan, draft: _Draft) -
         wanted = [request.ram - made.state_bytes]
     for most in wanted:
         if most >= made.rows_bytes:
-            break
+            continue
         addresses = pack(draft.boxes, most)
-        if addresses is not None:
-            return draft.decisions(addresses)
+        if addresses is None:
+            break
+        decisions = draft.decisions(addresses)
     return decisions
 
 
