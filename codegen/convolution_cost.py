@@ -165,16 +165,36 @@ def _one_pixel(view: ConvolutionView, words: Sequence[int], weight: int) -> Part
 def _triple(view: ConvolutionView) -> Part:
     """Return the last three pixels of a row: two output channels at a time."""
     height = view.kernel_height
+    if view.in_registers:
+        return _triple_of_bytes(view)
     taps = total(
-        loaded((*step.loads, ("r5", 16 + 8 * (line * view.pairs + step.word)))) + WIDE.copies(7 + 3 * view.in_registers)
+        loaded((*step.loads, ("r5", 16 + 8 * (line * view.pairs + step.word)))) + WIDE.copies(7)
         for line in range(height)
         for step in view.steps(3, view.column_pairs)
     )
     taps += WIDE.copies(height) if height > 1 else Part(-1)  # its first load is right behind those of the biases
+    return _triple_groups(view, taps, NOTHING)
+
+
+def _triple_of_bytes(view: ConvolutionView) -> Part:
+    """Return the same where both words that come of one of memory go together."""
+    taps = total(
+        loaded((*step.loads, ("r5", 16 + 8 * step.word))) + WIDE.copies(20) + loaded([("r5", 24 + 8 * step.word)])
+        for step in view.steps(3, view.column_pairs)
+        if step.word % 2 == 0
+    )
+    return _triple_groups(view, taps, WIDE.copies(5))
+
+
+def _triple_groups(view: ConvolutionView, taps: Part, moves: Part) -> Part:
+    """Return all groups of four output channels; `moves`: of pointers, for each two channels."""
     stores = view.triple_stores
-    part = Part(3, 8) + taps + _requantize_triple(view) + WIDE + stored(stores)
+    part = Part(3, 8) + taps + moves + _requantize_triple(view) + WIDE + stored(stores)
     part += addition(2 * view.output.channel - reach(stores)) + WIDE.copies(3) + NARROW + BRANCH_BACK
-    group = NARROW + addition(16 + 8 * height * view.pairs) + repeated(part, 2) + WIDE + NARROW.copies(2) + BRANCH_BACK
+    constants = addition(16 + 8 * view.kernel_height * view.pairs)
+    group = (
+        (WIDE if view.in_registers else NARROW) + constants + repeated(part, 2) + WIDE + NARROW.copies(2) + BRANCH_BACK
+    )
     return WIDE + repeated(group, view.groups)
 
 

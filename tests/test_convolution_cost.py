@@ -93,3 +93,21 @@ def test_views_know_their_stack(tmp_path: Path) -> None:
 def test_costs_without_the_fast_form(tmp_path: Path, unsolved: None) -> None:
     rng = np.random.default_rng(6)
     check([convolution_case(rng, fpu=i % 2 == 0, rounding=Rounding.DOUBLE) for i in range(40)], tmp_path)
+
+
+@needs_arm
+def test_bytes_in_registers_without_the_fast_form(tmp_path: Path, unsolved: None) -> None:
+    check(bytes_in_registers(), tmp_path)
+
+
+@needs_arm
+def test_three_pixels_of_bytes_are_worth_their_code(tmp_path: Path) -> None:
+    """Widened in registers, a row of five pixels takes fewer cycles with its last three together than as 2 + 2 + 1."""
+    base = {"kind": Conv2D, "kernel": (1, 1), "channels": 64, "outputs": 64, "size": (1, 5), "stride": (1, 1)}
+    base |= {"rounding": Rounding.DOUBLE, "spread": 1, "deviation": 8, "ring": False, "input_bytes": 1}
+    some = [convolution_case(np.random.default_rng(10), **base, code=code, in_registers=True) for code in (0, 1)]
+    together, apart = measured(some, tmp_path)
+    assert [case.view.triple for case in some] == [True, False]
+    assert together.cycles < 0.97 * apart.cycles
+    for case, counted in zip(some, (together, apart), strict=True):
+        assert cost(case).cycles == pytest.approx(counted.cycles, rel=0.002)
