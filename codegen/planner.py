@@ -22,6 +22,7 @@ from mnet.oracle import Oracle
 INPUT_MODES = ("const", "arena", "rows")
 LARGEST_MAPS = (64, 0, 16, 1 << 30)  # pixels of the maps that are made in one call, where a kernel can
 _ATTEMPTS = 3  # to keep a budget
+_MORE_ATTEMPTS = 4  # where what is live would fit and only placement loses bytes
 _PLACED = 3  # drafts that are placed
 _SLACKS = (1.05, 1.02)  # of the bytes that are live at once: arenas that the solver is asked for, the easy one first
 
@@ -130,7 +131,9 @@ class Search:
         goal = objective(optimize)
         budget = math.inf if ram is None else float(ram)
         found = None
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS + _MORE_ATTEMPTS):
+            if attempt >= _ATTEMPTS and found and ram and found.plan.live_bytes + found.plan.state_bytes > ram:
+                break
             drafts = self.drafts(goal, budget)
             if not drafts:
                 raise PlanError(f"{request.graph.name}: no kernels for {request.target.name} fit together")

@@ -71,6 +71,22 @@ _json_option = click.option(
 )  # fmt: skip
 _model_argument = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.tflite")
 _layer_option = click.option("--layer", metavar="L", help="Only this layer or tensor.")
+_simplify_option = click.option(
+    "--no-simplify", "simplify", is_flag=True, flag_value=False, default=True,
+    help="Plan the graph as it stands in the file.",
+)  # fmt: skip
+_input_option = click.option(
+    "--input", "input_mode", default="const", show_default=True, metavar="const|arena|rows",
+    help="Where the image is: read-only memory, the arena, or pushed row by row.",
+)  # fmt: skip
+_oracle_option = click.option(
+    "--oracle", default="litert", show_default=True, metavar="litert|tflm",
+    help="Whose rounding: the runtime that the bits must equal.",
+)  # fmt: skip
+_target_option = click.option(
+    "--target", default="cortex-m", show_default=True, metavar="T",
+    help="cortex-m (any core), cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55, -m85, or host.",
+)  # fmt: skip
 
 
 def _code_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,18 +108,14 @@ def _code_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(options=Options(target, oracle, input_mode, name, simplify, ram, optimize), **rest)
 
     for option in (
-        click.option("--no-simplify", "simplify", is_flag=True, flag_value=False, default=True,
-                     help="Plan the graph as it stands in the file."),
+        _simplify_option,
         click.option("--ram", callback=_bytes, metavar="BYTES", help="What the arena may take: 12288, 12k."),
         click.option("--optimize", default="balanced", show_default=True, metavar="GOAL",
                      help="balanced, cycles (whatever the memory), ram, or size (flash)."),
-        click.option("--input", "input_mode", default="const", show_default=True, metavar="const|arena|rows",
-                     help="Where the image is: read-only memory, the arena, or pushed row by row."),
-        click.option("--oracle", default="litert", show_default=True, metavar="litert|tflm",
-                     help="Whose rounding: the runtime that the bits must equal."),
+        _input_option,
+        _oracle_option,
         click.option("--name", help="Of the C functions and files; by default the model's file name."),
-        click.option("--target", default="cortex-m", show_default=True, metavar="T",
-                     help="cortex-m (any core), cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55, -m85, or host."),
+        _target_option,
     ):  # fmt: skip
         wrapped = option(wrapped)
     return wrapped
@@ -226,6 +238,24 @@ def evaluate(model: Path, data: str | None, split: str, json_file: str | None) -
     from mnet.commands.evaluate import evaluate
 
     evaluate(model, data, split, json_file)
+
+
+@main.command()
+@_model_argument
+@_target_option
+@_oracle_option
+@_input_option
+@_simplify_option
+@_json_option
+@click.option("--svg", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw cycles and flash against RAM.")
+def plan(
+    model: Path, target: str, oracle: str, input_mode: str, simplify: bool, json_file: str | None, svg: Path | None
+) -> None:  # fmt: skip
+    """What a RAM budget costs: arena against cycles and flash."""
+    from mnet.commands.plan import plan
+    from mnet.pipeline import Options
+
+    plan(model, Options(target, oracle, input_mode, simplify=simplify), json_file, svg)
 
 
 @main.command()

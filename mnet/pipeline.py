@@ -55,12 +55,12 @@ def oracle(name: str) -> Oracle:
     return ORACLES[name]
 
 
-def prepare(path: Path, options: Options) -> Prepared:
-    """Read, simplify and plan a model.
+def requested(path: Path, options: Options) -> tuple[Graph, Request]:
+    """Read and simplify a model; return it as it stands in the file, and what the planner is to be asked.
 
     Raises:
         ModelError: the file is damaged or not supported.
-        PlanError: unknown target, oracle, input mode or objective, or a budget that no plan keeps.
+        PlanError: unknown target, oracle or input mode.
     """
     chosen, whose = target(options.target), oracle(options.oracle)
     if options.input_mode not in INPUT_MODES:
@@ -71,8 +71,18 @@ def prepare(path: Path, options: Options) -> Prepared:
             raise PlanError(f"--name {options.name} is no C identifier: use letters, digits and _, a letter first")
         source = replace(source, name=options.name)
     graph = drop_dead_channels(simplify(source), whose) if options.simplify else source
-    made = cached_plan(Request(graph, chosen, whose, options.input_mode, options.optimize, options.ram))
-    prepared = Prepared(path, source, graph, made, options)
+    return source, Request(graph, chosen, whose, options.input_mode, options.optimize, options.ram)
+
+
+def prepare(path: Path, options: Options) -> Prepared:
+    """Read, simplify and plan a model.
+
+    Raises:
+        ModelError: the file is damaged or not supported.
+        PlanError: unknown target, oracle, input mode or objective, or a budget that no plan keeps.
+    """
+    source, request = requested(path, options)
+    prepared = Prepared(path, source, request.graph, cached_plan(request), options)
     check_budget(prepared)
     return prepared
 
@@ -82,22 +92,40 @@ def check_budget(prepared: Prepared) -> None:
     made, budget = prepared.plan, prepared.options.ram
     if budget is None or made.arena_bytes <= budget:
         return
+    whole = Request(prepared.graph, made.target, made.oracle, made.input_mode, "ram")
+    least = min(cached_plan(whole), made, key=lambda found: found.arena_bytes)
+    name, advice = prepared.path.name, f"`mnet plan {shlex.quote(prepared.path.name)}` shows what a budget costs"
+    if least.arena_bytes <= budget:
+        raise PlanError(
+            f"no plan of {name} with --optimize {made.optimize} was found within --ram {budget} on {made.target.name}: "
+            f"use --optimize ram alone ({least.arena_bytes:,} B); {advice}."
+        )
+    help_ = "Use a smaller alpha or resolution"
+    if made.input_mode != "rows":
+        other = cached_plan(replace(whole, input_mode="rows")).arena_bytes
+        if other < least.arena_bytes:
+            help_ = f"Try --input rows ({other:,} B)"
+            if other > budget:
+                help_ = f"--input rows needs {other:,} B; use a smaller alpha or resolution"
+    raise PlanError(
+        f"{name} needs at least {least.arena_bytes:,} B of arena on {made.target.name}, "
+        f"{least.arena_bytes - budget:,} B more than --ram {budget}: the peak is {_at_peak(least)}. {help_}; {advice}."
+    )
+
+
+def _at_peak(made: Plan) -> str:
+    """Return the makers of the two largest buffers at the step at which most bytes are live."""
     step = max(
         range(len(made.schedule)),
         key=lambda number: sum(b.size for b in made.buffers if b.birth <= number <= b.death),
     )
-    at_peak = sorted((b for b in made.buffers if b.birth <= step <= b.death), key=lambda b: -b.size)[:2]
+    live: dict[str, int] = {}
+    for buffer in made.buffers:
+        if buffer.birth <= step <= buffer.death:
+            live[buffer.tensor] = live.get(buffer.tensor, 0) + buffer.size
     makers = {op.output: op.name for op in made.ops}
-    names = " with ".join(makers.get(buffer.tensor, "the input") for buffer in at_peak)
-    advice = "Use a smaller alpha or resolution."
-    if prepared.options.input_mode != "rows":
-        other = cached_plan(Request(prepared.graph, made.target, made.oracle, "rows", "ram")).arena_bytes
-        if other <= budget:
-            advice = f"Try --input rows ({other:,} B)."
-    raise PlanError(
-        f"{prepared.path.name} needs at least {made.arena_bytes:,} B of arena on {made.target.name}, "
-        f"{made.arena_bytes - budget:,} B more than --ram {budget}: the peak is {names}. {advice}"
-    )
+    largest = sorted(live, key=lambda name: -live[name])[:2]
+    return " with ".join(makers.get(name, "the input") for name in largest)
 
 
 def command_of(prepared: Prepared, labels: tuple[str, ...] = ()) -> str:

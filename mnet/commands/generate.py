@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from codegen.front import stack_bytes
 from codegen.plan import TAKE
-from codegen.stack_bound import stack_bound
 from mnet.commands.console import print_json
 from mnet.pipeline import Options, prepare, write
 
@@ -14,8 +14,7 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
     write(prepared, out, labels)
     plan = prepared.plan
     constants = 4 * sum(map(len, plan.constants.values()))
-    bound = stack_bound(plan)
-    stack = max(bound.assembly, bound.compiled) if plan.target.name == "cortex-m" else bound.assembly
+    stack = stack_bytes(plan)
     if json_file:
         figures = {
             "folder": str(out),
