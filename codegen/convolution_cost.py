@@ -168,7 +168,7 @@ def _triple(view: ConvolutionView) -> Part:
     if view.in_registers:
         return _triple_of_bytes(view)
     taps = total(
-        loaded((*step.loads, ("r5", 16 + 8 * (line * view.pairs + step.word)))) + WIDE.copies(7)
+        loaded((*step.loads, ("r5", 8 * (line * view.pairs + step.word)))) + WIDE.copies(7)
         for line in range(height)
         for step in view.steps(3, view.column_pairs)
     )
@@ -179,7 +179,7 @@ def _triple(view: ConvolutionView) -> Part:
 def _triple_of_bytes(view: ConvolutionView) -> Part:
     """Return the same where both words that come of one of memory go together."""
     taps = total(
-        loaded((*step.loads, ("r5", 16 + 8 * step.word))) + WIDE.copies(20) + loaded([("r5", 24 + 8 * step.word)])
+        loaded((*step.loads, ("r5", 8 * step.word))) + WIDE.copies(20) + loaded([("r5", 8 + 8 * step.word)])
         for step in view.steps(3, view.column_pairs)
         if step.word % 2 == 0
     )
@@ -189,13 +189,11 @@ def _triple_of_bytes(view: ConvolutionView) -> Part:
 def _triple_groups(view: ConvolutionView, taps: Part, moves: Part) -> Part:
     """Return all groups of four output channels; `moves`: of pointers, for each two channels."""
     stores = view.triple_stores
-    part = Part(3, 8) + taps + moves + _requantize_triple(view) + WIDE + stored(stores)
-    part += addition(2 * view.output.channel - reach(stores)) + WIDE.copies(3) + NARROW + BRANCH_BACK
-    constants = addition(16 + 8 * view.kernel_height * view.pairs)
-    group = (
-        (WIDE if view.in_registers else NARROW) + constants + repeated(part, 2) + WIDE + NARROW.copies(2) + BRANCH_BACK
-    )
-    return WIDE + repeated(group, view.groups)
+    part = Part(3, 10) + taps + moves + _requantize_triple(view) + WIDE + stored(stores)
+    part += addition(2 * view.output.channel - reach(stores)) + WIDE + NARROW + BRANCH_BACK
+    pointers = WIDE + addition(4 + 8 * view.kernel_height * view.pairs) + (WIDE if view.in_registers else NOTHING)
+    group = pointers + repeated(part, 2) + WIDE.copies(2) + NARROW + BRANCH_BACK
+    return WIDE.copies(2) + repeated(group, view.groups)
 
 
 def _requantize_triple(view: ConvolutionView) -> Part:
