@@ -122,9 +122,9 @@ def _covers(one: Point, other: Point, tolerance: float = 1.0) -> bool:
 def thinned(points: Sequence[Point], balanced: Point) -> tuple[Point, ...]:
     """Return points that are worth a line each, the smallest arena first.
 
-    Least arena, least cycles, least flash, least arena with stack and `balanced` stay. Of the others those that are not
-    dominated, and that no point comes within 1 % of in all three; of more than `MOST_POINTS`, the one that is nearest to
-    another goes, again and again.
+    Least arena, least cycles, least flash, least arena with stack and `balanced` stay. Of the others those stay that
+    are not dominated, and that no point comes within 1 % of in all three; of more than `MOST_POINTS`, the one that is
+    nearest to another goes, again and again.
     """
     best = non_dominated(points)
     extremes = [min(best, key=lambda point: (point.costs[axis], point.costs)) for axis in range(3)]

@@ -9,6 +9,7 @@ from mnet.svg import BOTTOM, LEFT, PALETTE, RIGHT, TOP, WIDTH, Scale, document, 
 _CYCLES, _FLASH = 260, 170  # heights of the plots
 _GAP = 46
 _INDENT = LEFT + 24  # numbers of seven digits
+_NUMBER = 24  # half of what a number takes
 _MARGIN = 0.06  # of the plot, around the points
 
 
@@ -82,9 +83,10 @@ def _panel(
             f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" fill-opacity="{opacity}">'
             f"<title>{escape(words)}</title></circle>"
         )
-        right = x > across.end - 8 * len(label)
-        anchor = f'x="{x - 8:.1f}" text-anchor="end"' if right else f'x="{x + 8:.1f}"'
-        parts.append(f'<text class="name" {anchor} y="{y - 5:.1f}">{escape(label)}</text>')
+        beside = f'x="{x + 8:.1f}" y="{y - 5:.1f}"'
+        if x > across.end - 8 * len(label):  # below the line, which comes from the left
+            beside = f'x="{x - 8:.1f}" y="{y + 13:.1f}" text-anchor="end"'
+        parts.append(f'<text class="name" {beside}>{escape(label)}</text>')
     return parts
 
 
@@ -94,8 +96,8 @@ def _arenas(across: Scale, y: float) -> list[str]:
     for power in range(math.floor(across.low), math.ceil(across.high)):
         for eighths in (8, 10, 12, 14):
             size = 2**power * eighths // 8
-            if across.low <= math.log2(max(size, 1)) <= across.high:
-                x = across(math.log2(size))
+            x = across(math.log2(max(size, 1)))
+            if across.start <= x <= across.end - _NUMBER:
                 parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{y + 4}"/>')
                 parts.append(f'<text x="{x:.1f}" y="{y + 16}" text-anchor="middle">{size:,}</text>')
     middle = (across.start + across.end) / 2
