@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from codegen.certificate import certificate
 from codegen.dual_issue import reordered
 from codegen.plan import TAKE, Plan, PlannedOp
 from codegen.schedule_words import words_of
@@ -153,6 +154,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "counter_type": _narrowest(max(plan.entry_calls, default=0)),
         "state_bytes": plan.state_bytes,
         "rows_bytes": plan.rows_bytes,
+        "bound": certificate(plan),
         "arena_bytes": plan.arena_bytes,
         "stack": stack_bound(plan),
         "trace_bytes": _trace_bytes(plan),
