@@ -15,15 +15,18 @@ import jinja2
 from codegen.certificate import Certificate, certificate
 from codegen.emit import Origin, emit
 from codegen.plan import Plan, PlannedOp
+from codegen.planner import Request
 from codegen.schedule_words import words_of
 from codegen.targets import Target
 from mnet import __version__, toolchain
 from mnet.bars import NO_FAMILY, Bar, bar_chart, family_colours
 from mnet.commands.verify import explain
 from mnet.errors import ToolError
+from mnet.front_picture import front_svg
 from mnet.graph import macs_of, weights_of
 from mnet.picture import maker_of, memory_svg, peak_of
 from mnet.pipeline import Prepared, command_of
+from mnet.plan_cache import front_if_cached
 from mnet.profile import LayerProfile, ModelProfile, profile_model
 from mnet.proof import Progress, Proof, prove
 from mnet.resources import folder
@@ -199,6 +202,7 @@ def _view(report: Report) -> dict[str, Any]:
         "families": family_colours(families),
         "chart": _chart(rows, profile is not None),
         "memory": memory_svg(plan),
+        "front": _front(report),
         "amounts": _amounts(plan, certificate(plan)),
         "certificate": certificate(plan),
         "peak_step": peak_of(plan)[0],
@@ -219,6 +223,13 @@ def _view(report: Report) -> dict[str, Any]:
         "flags": " ".join(profile.flags if profile else (*plan.target.gcc, *toolchain.OPTIMIZE)),
         "cross": bool(plan.target.gcc),
     }
+
+
+def _front(report: Report) -> str:
+    """Return what RAM costs as SVG, where `mnet plan` has found it before; else nothing."""
+    plan = report.prepared.plan
+    points = front_if_cached(Request(plan.graph, plan.target, plan.oracle, plan.input_mode))
+    return front_svg(points, f"{report.prepared.path.name} for {plan.target.name}") if points else ""
 
 
 def _stack(profile: ModelProfile | None) -> tuple[str, str]:

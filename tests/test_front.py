@@ -17,13 +17,15 @@ from codegen.front import MOST_POINTS, Point, budgets_between, front, non_domina
 from codegen.planner import Request, decide
 from codegen.simplify import simplify
 from codegen.targets import target
-from mnet import plan_cache
+from mnet import plan_cache, report
 from mnet.cli import main
 from mnet.front_picture import front_svg, notes_of, stairs
 from mnet.graph import Graph
 from mnet.oracle import LITERT
-from mnet.pipeline import Options, requested
+from mnet.pipeline import Options, prepare, requested
 from mnet.plan_cache import cached_front, cached_plan, front_if_cached
+from mnet.proof import Proof
+from mnet.report import Report
 from tests.models import serialise, tiny_mobilenet
 
 MODELS = Path(__file__).parent / "models"
@@ -181,6 +183,17 @@ def test_one_point_is_a_picture_too() -> None:
     (point,) = _points([(100, 100, 100, 100)])
     assert front_svg([point], "one").count("<circle") == 2
     assert notes_of([point]) == (("least arena", "least with stack", "least cycles", "least flash"),)
+
+
+@pytest.mark.parametrize("known", (True, False))
+def test_a_report_shows_the_front_where_it_is_known(
+    known: bool, points: tuple[Point, ...], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "front_if_cached", lambda request: points if known else None)
+    prepared = prepare(model, Options("cortex-m4", input_mode="rows"))
+    page = report.html(Report(prepared, None, "no compiler", Proof("m", "cortex-m4", "litert", 5, ()), (80,)))
+    assert ("What RAM costs: tiny.tflite for cortex-m4" in page) == known
+    assert page.count("<svg") == page.count("</svg>") == (3 if known else 2)
 
 
 # --- what a user types ------------------------------------------------------------------------------------------------
