@@ -25,7 +25,7 @@ class Objective:
 
 
 OBJECTIVES: Mapping[str, Objective] = {
-    "balanced": Objective("balanced", ram=0.09, flash=0.12),
+    "balanced": Objective("balanced", ram=0.06, flash=0.12),
     "cycles": Objective("cycles", ram=2e-3, flash=1e-3),
     "ram": Objective("ram", ram=20.0, flash=0.02),
     "size": Objective("size", ram=0.01, flash=1.0),
