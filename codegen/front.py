@@ -17,6 +17,7 @@ from codegen.stack_bound import stack_bound
 BALANCED = "balanced"
 MOST_POINTS = 15
 _BUDGETS = 8  # between the least and the fastest
+_TRIES = 3  # to keep a budget
 _WITHIN = ("cycles", "size")  # what budgets are given to; balanced ones lie between them
 _GRAINS = 32  # budgets to a power of two: round numbers
 _TOLERANCE = 1.01  # a point that another comes so near to in all three is not shown
@@ -73,17 +74,15 @@ def front(request: Request, report: Report = lambda what, done, total: None) -> 
     points: dict[str, Point] = {}
     for name in OBJECTIVES:
         report("plans", len(points), total)
-        points[name] = _point(search, name, None)
+        points[name] = _point(name, None, search.decide(name, None))
     budgets = budgets_between(points["ram"].arena_bytes, points["cycles"].arena_bytes)
     found = list(points.values())
     for row, name in enumerate(_WITHIN):
         last = points[name].arena_bytes
         for column, ram in enumerate(reversed(budgets)):
             report("plans", len(OBJECTIVES) + row * _BUDGETS + column, total)
-            if ram >= last:
-                continue  # is kept already
-            point = _point(search, name, ram)
-            if point.arena_bytes <= ram:
+            point = (_squeezed if ram == budgets[0] else _within)(search, name, ram, last)
+            if point is not None:
                 found.append(point)
                 last = point.arena_bytes
     report("plans", total, total)
@@ -99,11 +98,13 @@ def budgets_between(least: int, most: int) -> list[int]:
     []
     """
     exact = (least * (most / least) ** (number / _BUDGETS) for number in range(_BUDGETS))
-    grained = []
-    for size in exact:
-        grain = max(4, 2 ** math.floor(math.log2(size)) // _GRAINS)
-        grained.append(grain * math.ceil(size / grain))
-    return sorted({size for size in grained if size < most})
+    return sorted({size for size in map(_rounded, exact) if size < most})
+
+
+def _rounded(size: float) -> int:
+    """Return a round number of at least `size` bytes."""
+    grain = max(4, (1 << math.floor(math.log2(size))) // _GRAINS)
+    return grain * math.ceil(size / grain)
 
 
 def non_dominated(points: Iterable[Point]) -> list[Point]:
@@ -145,10 +146,33 @@ def _distance(one: Point, other: Point) -> float:
     return math.dist([math.log(cost) for cost in one.costs], [math.log(cost) for cost in other.costs])
 
 
-def _point(search: Search, optimize: str, ram: int | None) -> Point:
-    found: Found = search.decide(optimize, ram)
+def _within(search: Search, optimize: str, ram: int, most: int) -> Point | None:
+    """Return the point within a budget, or within a larger one below `most` that first-fit keeps.
+
+    The solver that may squeeze a plan into a budget takes seconds each time, and these budgets are as good as others.
+    """
+    for _ in range(_TRIES):
+        if ram >= most:
+            break  # is kept already
+        found = search.at_once(optimize, ram)
+        if found.plan.arena_bytes <= ram:
+            return _point(optimize, ram, found)
+        ram = _rounded(found.plan.arena_bytes)
+    return None
+
+
+def _squeezed(search: Search, optimize: str, ram: int, most: int) -> Point | None:
+    """Return the point within a budget, by the solver if need be: worth its seconds where every byte counts."""
+    if ram >= most:
+        return None
+    found = search.decide(optimize, ram)
+    return _point(optimize, ram, found) if found.plan.arena_bytes <= ram else None
+
+
+def _point(optimize: str, ram: int | None, found: Found) -> Point:
     made, solution = found.plan, found.solution
-    return Point(optimize, ram, found.decisions, made.arena_bytes, stack_bytes(made), solution.cycles, solution.flash)
+    stack = stack_bytes(made)
+    return Point(optimize, ram, found.decisions, made.arena_bytes, stack, solution.cycles, solution.flash)
 
 
 def stack_bytes(plan: Plan) -> int:

@@ -108,6 +108,7 @@ class Search:
         self.request = request
         self.roads = _roads(request, report)
         self._places: dict[tuple[Box, ...], dict[str, int]] = {}
+        self._packs: dict[tuple[tuple[Box, ...], int], dict[str, int] | None] = {}
 
     def drafts(self, goal: Objective, most_ram: float) -> list[_Draft]:
         """Return the best choices for each road, the cheapest first."""
@@ -134,20 +135,34 @@ class Search:
         for attempt in range(_ATTEMPTS + _MORE_ATTEMPTS):
             if attempt >= _ATTEMPTS and found and ram and found.plan.live_bytes + found.plan.state_bytes > ram:
                 break
-            drafts = self.drafts(goal, budget)
-            if not drafts:
-                raise PlanError(f"{request.graph.name}: no kernels for {request.target.name} fit together")
-            found, draft = self._placed(request, goal, drafts)
+            found, draft = self._attempt(request, goal, budget)
             if ram is None and optimize != "ram":
                 break
-            if ram is None or found.plan.arena_bytes > ram:
-                decisions = _packed(request, found.decisions, found.plan, draft)
+            if attempt < _ATTEMPTS and (ram is None or found.plan.arena_bytes > ram):
+                decisions = self._packed(request, found.decisions, found.plan, draft)
                 found = Found(decisions, _assembled(request, decisions), found.solution)
             if ram is None or found.plan.arena_bytes <= ram:
                 break
             budget -= found.plan.arena_bytes - ram  # the state, and what placement loses
+            if attempt >= _ATTEMPTS - 1:
+                budget = min(budget, found.solution.ram - 4)  # something else
         assert found is not None
         return found
+
+    def at_once(self, optimize: str, ram: int) -> Found:
+        """Return the plan of the first attempt, without the solver; `decide` returns it, too, if it keeps the budget.
+
+        Raises:
+            PlanError: an unknown objective, or no kernels that fit together.
+        """
+        request = replace(self.request, optimize=optimize, ram=ram)
+        return self._attempt(request, objective(optimize), ram)[0]
+
+    def _attempt(self, request: Request, goal: Objective, budget: float) -> tuple[Found, _Draft]:
+        drafts = self.drafts(goal, budget)
+        if not drafts:
+            raise PlanError(f"{request.graph.name}: no kernels for {request.target.name} fit together")
+        return self._placed(request, goal, drafts)
 
     def _placed(self, request: Request, goal: Objective, drafts: Sequence[_Draft]) -> tuple[Found, _Draft]:
         """Return the draft that is best once it is placed."""
@@ -164,6 +179,23 @@ class Search:
             over = max(0, made.arena_bytes - most)
             found.append((over, price, len(found), (Found(decisions, made, solution), draft)))
         return min(found)[-1]
+
+    def _packed(self, request: Request, decisions: Decisions, made: Plan, draft: _Draft) -> Decisions:
+        """Return the decisions with addresses in fewer bytes, where the solver is there and finds some."""
+        least = live_bytes(draft.boxes)
+        wanted = [int(least * slack) for slack in _SLACKS]
+        if request.ram is not None:
+            wanted = [request.ram - made.state_bytes]
+        for most in wanted:
+            if most >= made.rows_bytes:
+                break
+            key = tuple(draft.boxes), most
+            if key not in self._packs:
+                self._packs[key] = pack(draft.boxes, most)
+            addresses = self._packs[key]
+            if addresses is not None:
+                return draft.decisions(addresses)
+        return decisions
 
     def _addresses(self, boxes: Sequence[Box]) -> Mapping[str, int]:
         key = tuple(boxes)
@@ -193,22 +225,6 @@ def _roads(request: Request, report: Report) -> tuple[_Road, ...]:
 
 def _assembled(request: Request, decisions: Decisions) -> Plan:
     return assemble(request.graph, request.target, request.oracle, request.input_mode, request.optimize, decisions)
-
-
-def _packed(request: Request, decisions: Decisions, made: Plan, draft: _Draft) -> Decisions:
-    """Return the decisions with addresses in fewer bytes, where the solver is there and finds some."""
-    least = live_bytes(draft.boxes)
-    wanted = [int(least * slack) for slack in _SLACKS]
-    if request.ram is not None:
-        wanted = [request.ram - made.state_bytes]
-    for most in wanted:
-        if most >= made.rows_bytes:
-            continue
-        addresses = pack(draft.boxes, most)
-        if addresses is None:
-            break
-        decisions = draft.decisions(addresses)
-    return decisions
 
 
 def decide(request: Request) -> Decisions:
