@@ -188,13 +188,14 @@ class Search:
             wanted = [request.ram - made.state_bytes]
         for most in wanted:
             if most >= made.rows_bytes:
-                break
+                continue
             key = tuple(draft.boxes), most
             if key not in self._packs:
                 self._packs[key] = pack(draft.boxes, most)
             addresses = self._packs[key]
-            if addresses is not None:
-                return draft.decisions(addresses)
+            if addresses is None:
+                break  # and less will not do either
+            decisions = draft.decisions(addresses)
         return decisions
 
     def _addresses(self, boxes: Sequence[Box]) -> Mapping[str, int]:
