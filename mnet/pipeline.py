@@ -93,7 +93,7 @@ def check_budget(prepared: Prepared) -> None:
     if budget is None or made.arena_bytes <= budget:
         return
     whole = Request(prepared.graph, made.target, made.oracle, made.input_mode, "ram")
-    least = min(cached_plan(whole), made, key=lambda found: found.arena_bytes)
+    least = cached_plan(whole)
     name, advice = prepared.path.name, f"`mnet plan {shlex.quote(prepared.path.name)}` shows what a budget costs"
     if least.arena_bytes <= budget:
         raise PlanError(
