@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from codegen.memory import Box, live_bytes
 
-_WORK = 1.5  # deterministic time: about 15 seconds
+_WORK = 1.0  # deterministic time: about 10 seconds
 
 
 def pack(boxes: Sequence[Box], most_bytes: int) -> dict[str, int] | None:
