@@ -106,9 +106,7 @@ def form_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int,
     return Form(fitted, tuple(units), tuple(fills), _live(units, steps), _cycles(fitted, fills))
 
 
-def live_of(
-    storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int, output: bool
-) -> npt.NDArray[np.int64]:
+def live_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int, output: bool) -> npt.NDArray[np.int64]:
     """Return `form_of(...).live`, the bytes at each step, and nothing else: searches for an order ask often."""
     if not storage.apart:
         return form_of(storage, stages, lives, steps, output).live

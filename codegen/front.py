@@ -93,7 +93,7 @@ def budgets_between(least: int, most: int) -> list[int]:
     """Return a few budgets from `least` to less than `most` at about equal ratios, rounded up to round numbers.
 
     >>> budgets_between(3728, 35224)
-    [3776, 4992, 6528, 8704, 11520, 15360, 20480, 26624]
+    [3776, 4992, 6656, 8704, 11520, 15360, 20480, 26624]
     >>> budgets_between(100, 100)
     []
     """

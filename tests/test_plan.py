@@ -15,9 +15,10 @@ from mnet.oracle import LITERT
 from tests.models import tiny_mobilenet, tiny_residual
 
 
-@pytest.fixture(params=("cortex-m4", "cortex-m0"))
+@pytest.fixture(params=(("cortex-m4", "cycles"), ("cortex-m0", "balanced")), ids="-".join)
 def made(request: pytest.FixtureRequest) -> Plan:
-    return plan(simplify(tiny_mobilenet(size=24)), target(request.param), LITERT)
+    core, optimize = request.param
+    return plan(simplify(tiny_mobilenet(size=24)), target(core), LITERT, optimize=optimize)
 
 
 def _swapped(made: Plan) -> Plan:
@@ -33,8 +34,8 @@ def _too_short(made: Plan) -> Plan:
 
 
 def _ring_too_small(made: Plan) -> Plan:
-    name = next(n for n, s in made.storage.items() if s.slots == 3)
-    return replace(made, storage={**made.storage, name: replace(made.storage[name], slots=2)})
+    name, storage = next((n, s) for n, s in made.storage.items() if not s.apart and s.slots > 1)
+    return replace(made, storage={**made.storage, name: replace(storage, slots=storage.slots - 1)})
 
 
 def _overlap(made: Plan) -> Plan:

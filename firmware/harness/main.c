@@ -30,6 +30,7 @@ enum {
     UNTOUCHED = 0x3A,
     STACK_PAINT = 0x5A5AA5A5,
     STACK_PAINT_MOST = 16384, /* bytes below the stack pointer that are painted */
+    OWN_STACK_BYTES = 640, /* of this program, and of emulated file input and output */
     OUTPUT_RECORD = 0xffff
 };
 enum failure { FAIL_USAGE = 1, FAIL_FILE = 2, FAIL_STATUS = 3, FAIL_MEMORY = 4 };
@@ -192,8 +193,8 @@ void subject_trace(unsigned entry, unsigned call, const void *rows)
 #endif
 
 #if defined(__arm__)
-/* Room that the linker keeps for the stack. */
-__attribute__((used, section(".stack_bytes"))) static uint8_t stack_room[1024];
+/* Room that the linker keeps for the stack: what the model says that it takes, and the harness below it. */
+__attribute__((used, section(".stack_bytes"))) static uint8_t stack_room[SUBJECT_STACK_BYTES + OWN_STACK_BYTES];
 #endif
 
 #if defined(__arm__) && !defined(SUBJECT_TRACE) && !defined(SUBJECT_POISON)
