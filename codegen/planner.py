@@ -24,7 +24,8 @@ LARGEST_MAPS = (64, 0, 16, 1 << 30)  # pixels of the maps that are made in one c
 _ATTEMPTS = 3  # to keep a budget
 _MORE_ATTEMPTS = 4  # where what is live would fit and only placement loses bytes
 _PLACED = 3  # drafts that are placed
-_SLACKS = (1.05, 1.02)  # of the bytes that are live at once: arenas that the solver is asked for, the easy one first
+_SLACKS = (1.05, 1.02, 1.005)  # of the bytes that are live at once: what the solver is asked for, the easy one first
+_GOOD = 1.015  # so near to those bytes it is not asked for less
 
 Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -186,8 +187,9 @@ class Search:
         wanted = [int(least * slack) for slack in _SLACKS]
         if request.ram is not None:
             wanted = [request.ram - made.state_bytes]
+        taken = made.rows_bytes
         for most in wanted:
-            if most >= made.rows_bytes:
+            if most >= taken or (request.ram is None and taken <= least * _GOOD):
                 continue
             key = tuple(draft.boxes), most
             if key not in self._packs:
@@ -195,7 +197,7 @@ class Search:
             addresses = self._packs[key]
             if addresses is None:
                 break  # and less will not do either
-            decisions = draft.decisions(addresses)
+            decisions, taken = draft.decisions(addresses), most
         return decisions
 
     def _addresses(self, boxes: Sequence[Box]) -> Mapping[str, int]:

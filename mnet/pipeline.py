@@ -108,7 +108,7 @@ def check_budget(prepared: Prepared) -> None:
             if other > budget:
                 help_ = f"--input rows needs {other:,} B; use a smaller alpha or resolution"
     raise PlanError(
-        f"{name} needs at least {least.arena_bytes:,} B of arena on {made.target.name}, "
+        f"the smallest plan found for {name} takes {least.arena_bytes:,} B of arena on {made.target.name}, "
         f"{least.arena_bytes - budget:,} B more than --ram {budget}: the peak is {_at_peak(least)}. {help_}; {advice}."
     )
 

@@ -248,7 +248,7 @@ def test_a_budget_that_is_too_small_names_the_smallest_plan(model: Path, tmp_pat
     least = json.loads(done.stdout)["arena_bytes"]
     done = CliRunner().invoke(main, [*words, "--ram", "256"])
     assert done.exit_code == 2 and "`mnet plan tiny.tflite` shows what a budget costs" in done.stderr
-    needed = int(done.stderr.split("needs at least ")[1].split(" B")[0].replace(",", ""))
+    needed = int(done.stderr.split(" takes ")[1].split(" B")[0].replace(",", ""))
     assert needed == least and "--input rows" in done.stderr
     assert f"{needed - 256:,} B more than --ram 256" in done.stderr
     done = CliRunner().invoke(main, [*words, "--ram", str(least), "--json"])
