@@ -126,6 +126,7 @@ const int16_t tiny_weights[8] = {1, -2, 3, -4, 5, -6, 7, -8};
 MODEL = """\
 #include "../tiny.h"
 #define SUBJECT_ARENA_BYTES TINY_ARENA_BYTES
+#define SUBJECT_STACK_BYTES 384
 #define SUBJECT_INPUT_BYTES TINY_INPUT_BYTES
 #define SUBJECT_OUTPUT_BYTES TINY_OUTPUT_BYTES
 #define SUBJECT_ENTRIES 2
