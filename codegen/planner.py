@@ -1,10 +1,10 @@
-"""From Graph to Plan: choose schedule, layouts and kernels together, place the buffers, write the tables, check."""
+"""What to do with a graph: choose order, forms and kernels together, and place the buffers; Decisions come out."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from codegen.arrangement import Arrangement, Arranger, distinct, least_storages, usual_storages
+from codegen.arrangement import Arrangement, distinct, least_storages, usual_storages
 from codegen.assemble import Decisions, arranger_of, assemble
 from codegen.choices import Catalogue
 from codegen.memory import Box, live_bytes, place
@@ -38,7 +38,6 @@ def _silent(what: str, done: int, total: int) -> None:
 class _Draft:
     """All choices made, nothing placed."""
 
-    arranger: Arranger
     catalogue: Catalogue
     largest_map: int
     steps: tuple[Step, ...]
@@ -85,7 +84,6 @@ class Found:
 class _Road:
     """One way to run the network: the calls, in an order, and what their kernels cost."""
 
-    arranger: Arranger
     catalogue: Catalogue
     largest_map: int
     arrangement: Arrangement
@@ -120,7 +118,7 @@ class Search:
                 units = [unit for form in solution.forms.values() for unit in form.units]
                 boxes = [*(Box(unit.name, unit.size, unit.spans) for unit in units), *road.arrangement.image]
                 steps = road.arrangement.steps
-                drafts.append(_Draft(road.arranger, road.catalogue, road.largest_map, steps, boxes, solution))
+                drafts.append(_Draft(road.catalogue, road.largest_map, steps, boxes, solution))
         return sorted(drafts, key=lambda draft: draft.solution.price)
 
     def decide(self, optimize: str, ram: int | None) -> Found:
@@ -221,7 +219,7 @@ def _roads(request: Request, report: Report) -> tuple[_Road, ...]:
         seen.add(rows)
         catalogue = Catalogue(graph, target, oracle, arranger.stages)
         orders = distinct([arranger.search(pick(arranger)) for pick in (least_storages, usual_storages)])
-        roads += [_Road(arranger, catalogue, largest_map, arranger.arrange(order)) for order in orders]
+        roads += [_Road(catalogue, largest_map, arranger.arrange(order)) for order in orders]
     report("ways to run the network", len(LARGEST_MAPS), len(LARGEST_MAPS))
     return tuple(roads)
 

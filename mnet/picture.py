@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from codegen.arrangement import IMAGE
 from codegen.layout import SUMS32
 from codegen.plan import TAKE, Buffer, Entry, Plan, PlannedOp
 from mnet.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Scale, axes, box, colour, document, escape, legend
 
-IMAGE = "image"
 _HEIGHT = 420  # of the plot
 _THIN = 3  # pixels; thinner rows get no outline, which would hide them
 
