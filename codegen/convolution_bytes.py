@@ -24,6 +24,7 @@ import numpy as np
 
 from codegen.call import Call, Cost
 from codegen.convolution import MAX_KERNEL_HEIGHT, OUTPUTS, SAVED_BYTES, convolution_accepts
+from codegen.convolution_fpu import paired_numbers
 from codegen.convolution_parts import (
     BRANCH_BACK,
     C_BYTES,
@@ -266,23 +267,9 @@ def bytes_pack(call: Call, view: BytesView, phase: int) -> tuple[int, ...]:
     In the runtimes' own steps every bias stands for itself.
     """
     assert phase == 0
-    op, source = call.op, call.inputs[0]
-    assert isinstance(op, Conv2D)
-    how, live = _requantizer(call), len(op.bias)
-    count = 2 * view.channel_pairs
-    weights = np.zeros((count, view.kernel_height, op.weights.shape[2], source.stored_channels), np.int64)
-    weights[:live, :, :, : source.tensor.shape[2]] = op.weights
-    weights[:live][how.constant] = 0
-    taps = weights.reshape(count, view.kernel_height, view.taps)
-
-    # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
-    bias, delta = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    bias[:live] = how.bias(op.bias - (source.tensor.zero_point - source.offset) * taps[:live].sum((1, 2)))
-    delta[:live] = how.delta
+    taps, bias, delta, words = paired_numbers(call, view.channel_pairs)
     if not view.requantization.own_steps:
         bias[1::2] = bias[0::2] + 256 * bias[1::2] + delta[1::2]
-    words = np.zeros((count, view.requantization.words), np.int64)
-    words[:live] = how.words
     requantization = words.reshape(view.channel_pairs, -1)
     if view.requantization.form == "fast":
         requantization = np.concatenate([delta[0::2, None], requantization], 1)

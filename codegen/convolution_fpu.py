@@ -23,6 +23,7 @@ from codegen.convolution import OUTPUTS, SAVED_BYTES, convolution_accepts
 from codegen.layout import WIDE16, align4
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
 from codegen.stores import OutputView, Stores, output_view
+from mnet.fixed_point import Int64Array
 from mnet.graph import Conv2D, Graph, Op
 
 BLOCK = 4  # pixels
@@ -289,6 +290,30 @@ def fpu_view(call: Call, unrolled_words: int = UNROLLED_WORDS) -> FpuView:
     )
 
 
+def paired_numbers(call: Call, pairs: int) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
+    """Return for pairs of output channels, zeros where a pair has but one:
+
+    (taps [channels, kernel rows, taps of a row], bias [channels], addend [channels], words of the requantisation
+    [channels, words]); the bias is for stored inputs, without the addend.
+    """
+    op, source = call.op, call.inputs[0]
+    assert isinstance(op, Conv2D)
+    how, live, count = _requantizer(call), len(op.bias), 2 * pairs
+    _, height, width, channels = op.weights.shape
+    stored = np.zeros((count, height, width, source.stored_channels), np.int64)
+    stored[:live, :, :, :channels] = op.weights
+    stored[:live][how.constant] = 0
+    taps = stored.reshape(count, height, -1)
+
+    # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
+    bias, delta = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    bias[:live] = how.bias(op.bias - (source.tensor.zero_point - source.offset) * taps[:live].sum((1, 2)))
+    delta[:live] = how.delta
+    words = np.zeros((count, how.view.words), np.int64)
+    words[:live] = how.words
+    return taps, bias, delta, words
+
+
 def fpu_pack(call: Call, view: FpuView, phase: int) -> tuple[int, ...]:
     """Return the constants in the order in which the kernel reads them, for each pair of output channels c and c+1:
 
@@ -299,21 +324,7 @@ def fpu_pack(call: Call, view: FpuView, phase: int) -> tuple[int, ...]:
     fast: addend of c unless wide, multipliers of c and c+1. Other forms: the words of each channel.
     """
     assert phase == 0
-    op, source = call.op, call.inputs[0]
-    assert isinstance(op, Conv2D)
-    how, live = _requantizer(call), len(op.bias)
-    count = 2 * view.channel_pairs
-    stored = np.zeros((count, view.kernel_height, op.weights.shape[2], source.stored_channels), np.int64)
-    stored[:live, :, :, : source.tensor.shape[2]] = op.weights
-    stored[:live][how.constant] = 0
-    taps = stored.reshape(count, view.kernel_height, view.taps)
-
-    # accumulator = sum of w * (quantized - zero_point) + b, and quantized = stored value + offset
-    bias, delta = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    bias[:live] = how.bias(op.bias - (source.tensor.zero_point - source.offset) * taps[:live].sum((1, 2)))
-    delta[:live] = how.delta
-    words = np.zeros((count, view.requantization.words), np.int64)
-    words[:live] = how.words
+    taps, bias, delta, words = paired_numbers(call, view.channel_pairs)
     fast = view.requantization.form == "fast"
     requantization = words.reshape(view.channel_pairs, -1)
     if view.wide:
