@@ -101,7 +101,7 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
 
 def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
     """Return the values that each channel of each tensor can take, for any int8 input."""
-    found = {graph.input: _everything(graph.tensors[graph.input].shape[2])}
+    found = {name: _everything(graph.tensors[name].shape[2]) for name in graph.inputs}
     for op in graph.ops:
         found[op.output] = _output_interval(op, graph, oracle, tuple(found[name] for name in inputs_of(op)))
     return found
@@ -127,8 +127,8 @@ def live_channels(graph: Graph, oracle: Oracle) -> dict[str, BoolArray]:
     """
     known = intervals(graph, oracle)
     live = {name: np.zeros(graph.tensors[name].shape[2], bool) for name in known}
-    live[graph.input][:] = True
-    live[graph.output][:] = True
+    for name in (*graph.inputs, *graph.outputs):
+        live[name][:] = True
     changed = True
     while changed:
         before = {name: int(channels.sum()) for name, channels in live.items()}

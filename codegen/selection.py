@@ -90,7 +90,7 @@ def _choose(op: Op, graph: Graph, target: Target) -> Kernel:
 def _can_have(op: Op, graph: Graph, target: Target, layout: Layout) -> bool:
     """Return whether the input of `op` can lie in `layout`: nobody else reads it, and its producer can write it."""
     (name,) = inputs_of(op)
-    if len(graph.consumers(name)) > 1 or name == graph.output:
+    if len(graph.consumers(name)) > 1 or name in graph.outputs:
         return False
     producer = next((other for other in graph.ops if other.output == name), None)
     if producer is None:
@@ -131,7 +131,7 @@ def storages_of(
 
     The first is what the first kernels of its readers ask for. More than one where there are DSP instructions.
     """
-    made = {graph.input, *(stage.output for stage in stages)}
+    made = {*graph.inputs, *(stage.output for stage in stages)}
     storages = {}
     for name, tensor in tensors.items():
         if name not in made:
@@ -148,7 +148,7 @@ def storages_of(
                 any(layout.name in kernel.writes for kernel in alternatives(maker, graph, target)) for maker in makers
             )
             if written and None not in needs:
-                found.append(_storage(tensor, layout, [need for need in needs if need], name == graph.input, target))
+                found.append(_storage(tensor, layout, [need for need in needs if need], name in graph.inputs, target))
         storages[name] = tuple(found)
     return storages
 
@@ -160,13 +160,13 @@ def _layouts(usual: Layout, tensor: Tensor, graph: Graph, target: Target) -> tup
     others = [WIDE16, WIDE8]
     if usual.planar:
         others += [PLANAR16]
-        if tensor.zero_point == PLANAR8.offset and tensor.name != graph.input:
+        if tensor.zero_point == PLANAR8.offset and tensor.name not in graph.inputs:
             others += [PLANAR8]
     return (usual, *(layout for layout in others if layout is not usual))
 
 
 def _storage(tensor: Tensor, layout: Layout, needs: Sequence[Needs], taken: bool, target: Target) -> Storage:
-    """Return a storage that does for all readers; `taken`: the tensor is the network's input."""
+    """Return a storage that does for all readers; `taken`: the tensor is an input of the network."""
     top, bottom, left, right = (max((need.padding[side] for need in needs), default=0) for side in range(4))
     channels = tensor.shape[2]
     if target.dsp and not taken and layout is not SUMS32:

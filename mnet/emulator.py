@@ -25,7 +25,7 @@ from codegen.targets import Target
 from mnet.errors import MissingToolError, ToolError
 from mnet.toolchain import how_to_get, symbols
 
-OUTPUT_RECORD = 0xFFFF  # entry of the trace record that holds a run's output
+OUTPUT_RECORD = 0xFFFF  # entry of the trace records that hold a run's outputs
 
 _INPUTS, _OUTPUTS, _TRACE = "inputs.bin", "outputs.bin", "trace.bin"
 
@@ -42,7 +42,7 @@ class Run:
 
 @dataclass(frozen=True)
 class TraceRecord:
-    """The bytes that one call made, or with entry OUTPUT_RECORD the output of input number `call`."""
+    """The bytes that one call made, or with entry OUTPUT_RECORD an output of inference number `call`."""
 
     entry: int
     call: int

@@ -158,13 +158,22 @@ class Graph:
     name: str  # an identifier
     tensors: Mapping[str, Tensor]
     ops: tuple[Op, ...]
-    input: str
-    output: str
+    inputs: tuple[str, ...]  # in the order of the file, as callers give them
+    outputs: tuple[str, ...]  # made by ops, which others may read
     model_hash: str  # first 16 hexadecimal digits of the file's SHA-256
 
     def consumers(self, tensor: str) -> tuple[Op, ...]:
         """Return the ops that read `tensor`, in order."""
         return tuple(op for op in self.ops if tensor in inputs_of(op))
+
+
+def numbered(kind: str, count: int) -> tuple[str, ...]:
+    """Return what `count` inputs or outputs are called in C and in proofs: one has no number.
+
+    >>> numbered("input", 1), numbered("output", 2)
+    (('input',), ('output_0', 'output_1'))
+    """
+    return (kind,) if count == 1 else tuple(f"{kind}_{number}" for number in range(count))
 
 
 def macs_of(graph: Graph, op: Op) -> int:
@@ -230,13 +239,20 @@ def _expected_shape(graph: Graph, op: Op) -> tuple[int, int, int]:
 def check_graph(graph: Graph) -> Graph:
     """Return `graph` if it is sound: no dangling tensor, each made once and before use, every shape as its op makes it.
 
+    Inputs and outputs are there, and differ from each other.
+
     Raises:
         ModelError: a sentence naming the op at fault.
     """
-    made = {graph.input}
-    for name in (graph.input, graph.output):
-        if name not in graph.tensors:
-            raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+    made = set(graph.inputs)
+    for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+        if not names:
+            raise ModelError(f"{graph.name}: there is no {kind}")
+        for name in names:
+            if name not in graph.tensors:
+                raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+            if names.count(name) > 1:
+                raise ModelError(f"{graph.name}: the {kind} {name!r} is listed twice")
     for op in graph.ops:
         for name in (*inputs_of(op), op.output):
             if name not in graph.tensors:
@@ -250,6 +266,7 @@ def check_graph(graph: Graph) -> Graph:
         expected, found = _expected_shape(graph, op), graph.tensors[op.output].shape
         if expected != found:
             raise ModelError(f"{graph.name}, {op.name}: output is {found}, its input and attributes make {expected}")
-    if graph.output not in made:
-        raise ModelError(f"{graph.name}: nothing makes the output {graph.output!r}")
+    for name in graph.outputs:
+        if name not in made - set(graph.inputs):
+            raise ModelError(f"{graph.name}: nothing makes the output {name!r}")
     return graph

@@ -1,5 +1,6 @@
 """Run somebody else's runtime and hand back every tensor that a Graph knows."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Graph, Int8Array
 
 
-def run_litert(path: str | Path | bytes, graph: Graph, inputs: Int8Array) -> dict[str, Int8Array]:
+def run_litert(path: str | Path | bytes, graph: Graph, inputs: Mapping[str, Int8Array]) -> dict[str, Int8Array]:
     """Return every activation of `graph` as LiteRT's reference kernels compute it, by tensor name.
 
     Args:
         path: the .tflite file that `graph` was read from, or its bytes.
         graph: names, shapes and indices of the tensors.
-        inputs: int8 [n, height, width, channels] of the graph's input.
+        inputs: int8 [n, height, width, channels] of each of the graph's inputs, by tensor name.
 
     Raises:
         MissingToolError: LiteRT is not installed.
@@ -34,14 +35,14 @@ def run_litert(path: str | Path | bytes, graph: Graph, inputs: Int8Array) -> dic
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ToolError(f"LiteRT refuses {graph.name}: {error}") from error
-    detail = interpreter.get_input_details()[0]
+    details = interpreter.get_input_details()  # in the order of the file, as the graph's are
+    count = len(inputs[graph.inputs[0]])
     tensors = {
-        name: np.empty((len(inputs), *tensor.shape), np.int8)
-        for name, tensor in graph.tensors.items()
-        if tensor.index >= 0
+        name: np.empty((count, *tensor.shape), np.int8) for name, tensor in graph.tensors.items() if tensor.index >= 0
     }
-    for number, one in enumerate(inputs):
-        interpreter.set_tensor(detail["index"], one.reshape(detail["shape"]))
+    for number in range(count):
+        for name, detail in zip(graph.inputs, details, strict=True):
+            interpreter.set_tensor(detail["index"], inputs[name][number].reshape(detail["shape"]))
         interpreter.invoke()
         for name, values in tensors.items():
             tensor = graph.tensors[name]

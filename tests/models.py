@@ -1,7 +1,7 @@
 """Small networks for tests: a builder of Graphs, three fixed ones, and a writer that makes .tflite files of them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
@@ -66,13 +66,26 @@ class Builder:
         self.weight_scale = np.float32(weight_scale)
         self.ops: list[Op] = []
         self.tensors = {"input": Tensor("input", shape, _float32(scale), zero_point)}
+        self.inputs = ["input"]
+        self.values: dict[str, Int8Array] = {"input": self._samples(shape)}
+
+    def graph(self, outputs: str | Sequence[str], name: str = "tiny") -> Graph:
+        """Return the graph, checked, that ends in one output or several."""
+        outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        return check_graph(Graph(name, dict(self.tensors), tuple(self.ops), tuple(self.inputs), outputs, "0" * 16))
+
+    def input(self, shape: tuple[int, int, int], *, scale: float = 1 / 64, zero_point: int = 0) -> str:
+        """Add another input."""
+        name = f"input_{len(self.inputs) + 1}"
+        self.inputs.append(name)
+        self.tensors[name] = Tensor(name, shape, _float32(scale), zero_point)
+        self.values[name] = self._samples(shape)
+        return name
+
+    def _samples(self, shape: tuple[int, int, int]) -> Int8Array:
         samples = self.random.integers(-128, 128, (4, *shape)).astype(np.int8)
         samples[1] = self.random.choice(np.array([-128, 127], np.int8), shape)
-        self.values: dict[str, Int8Array] = {"input": samples}
-
-    def graph(self, output: str, name: str = "tiny") -> Graph:
-        """Return the graph, checked, that ends in `output`."""
-        return check_graph(Graph(name, dict(self.tensors), tuple(self.ops), "input", output, "0" * 16))
+        return samples
 
     def shape(self, tensor: str) -> tuple[int, int, int]:
         """Return [height, width, channels] of a tensor."""
@@ -84,7 +97,7 @@ class Builder:
     def _append(self, op: Op, target: Tensor) -> str:
         self.tensors[target.name] = target
         self.ops.append(op)
-        graph = Graph("", self.tensors, (), "input", target.name, "")
+        graph = Graph("", self.tensors, (), ("input",), (target.name,), "")
         self.values[target.name] = golden.compute(op, graph, LITERT, tuple(self.values[n] for n in inputs_of(op)))
         return target.name
 
@@ -105,7 +118,7 @@ class Builder:
         fill: float,
     ) -> str:
         """Give `op` a bias, and its output a scale that fits what the samples make."""
-        graph = Graph("", self.tensors, (), "input", "", "")
+        graph = Graph("", self.tensors, (), ("input",), (), "")
         spread = int(np.abs(golden.accumulate(op, graph, self.values[op.input])).max(initial=1)) // 2 + 1
         bias = self.random.integers(-spread, spread + 1, op.bias.shape).astype(np.int32)
         op = replace(op, bias=_frozen(bias))
@@ -320,7 +333,7 @@ def _padding(
 
 def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
     """Return the shape of each tensor in the file: dense layers make [1, n], which what follows them keeps."""
-    shapes = {graph.input: [1, *graph.tensors[graph.input].shape]}
+    shapes = {name: [1, *graph.tensors[name].shape] for name in graph.inputs}
     for op in graph.ops:
         shape = graph.tensors[op.output].shape
         dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
@@ -392,7 +405,8 @@ def serialise(graph: Graph) -> bytes:
             numbers[name] = tensor(name, schema.TensorType.INT8, shapes[name], None, [known.scale], known.zero_point)
         return numbers[name]
 
-    activation(graph.input)
+    for name in graph.inputs:
+        activation(name)
     for op in graph.ops:
         source, target = graph.tensors[inputs_of(op)[0]], graph.tensors[op.output]
         more: list[int] = []
@@ -462,7 +476,8 @@ def serialise(graph: Graph) -> bytes:
         code.version = 1
         model.operatorCodes.append(code)
     subgraph.name, subgraph.tensors, subgraph.operators = graph.name, tensors, operators
-    subgraph.inputs, subgraph.outputs = [numbers[graph.input]], [numbers[graph.output]]
+    subgraph.inputs = [numbers[name] for name in graph.inputs]
+    subgraph.outputs = [numbers[name] for name in graph.outputs]
     return _packed(model)
 
 

@@ -152,10 +152,16 @@ def _same_size(draw: st.DrawFn, build: Builder, x: str, channels: int) -> str:
     return build.conv(x, channels, kernel, activation=activation, zero_point=zero_point)
 
 
-def random_input(graph: Graph, seed: int, count: int = 1) -> Int8Array:
-    """Return int8 [count, height, width, channels] for `graph`: noise, smooth pictures and saturated ones in turn."""
+def random_input(graph: Graph, seed: int, count: int = 1) -> dict[str, Int8Array]:
+    """Return int8 [count, height, width, channels] for each input: noise, smooth pictures, saturated ones in turn."""
+    return {
+        name: _random_images(graph.tensors[name].shape, seed + which, count) for which, name in enumerate(graph.inputs)
+    }
+
+
+def _random_images(shape: tuple[int, int, int], seed: int, count: int) -> Int8Array:
     random = np.random.default_rng(seed)
-    height, width, channels = shape = graph.tensors[graph.input].shape
+    height, width, channels = shape
     made = np.empty((count, *shape), np.int8)
     row, column, channel = np.mgrid[0:height, 0:width, 0:channels]
     for number in range(count):
