@@ -43,7 +43,7 @@ def test_reshapes_that_move_nothing_go() -> None:
         graph,
         tensors={**graph.tensors, "flat": flat, "twice": twice},
         ops=(*graph.ops, Reshape("r1", graph.outputs[0], "flat"), Reshape("r2", "flat", "twice")),
-        output="twice",
+        outputs=("twice",),
     )
     smaller = simplify(reshaped)
     assert not any(isinstance(op, Reshape) for op in smaller.ops)
