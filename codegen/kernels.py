@@ -7,9 +7,8 @@ planner then chooses among the rows that need the same, its variants, and among 
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from codegen import (
     convolution,
@@ -26,10 +25,11 @@ from codegen import (
     plain,
     row_sum,
 )
-from codegen.call import Call, Cost
+from codegen.call import Call
 from codegen.convolution_cost import convolution_cost, fpu_cost
 from codegen.depthwise_cost import depthwise_cost
 from codegen.depthwise_cost import shared_cost as depthwise_shared_cost
+from codegen.kernel import NO_PADDING, Kernel, Needs, Padding
 from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
 from codegen.simplify import is_global
 from codegen.targets import Target
@@ -48,67 +48,12 @@ from mnet.graph import (
     inputs_of,
 )
 
-Padding = tuple[int, int, int, int]  # top, bottom, left, right
-NO_PADDING: Padding = (0, 0, 0, 0)
-
 
 def wide(target: Target) -> Layout:
     """Return the interleaved layout of a target: int8 for vectors, 16 bits where SMLAD reads pairs, bytes elsewhere."""
     if target.mve:
         return BYTES8
     return WIDE16 if target.dsp else WIDE8
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a kernel asks of the storage of its inputs."""
-
-    layout: Layout
-    padding: Padding = NO_PADDING  # that must be present in memory
-    slack_bytes: int = 0
-    whole: bool = False  # reads the whole tensor in one call
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One row of the table."""
-
-    family: str
-    template: str  # of templates/kernels
-    accepts: Callable[[Op, Graph, Target], str | None]  # None, or why not
-    reads: frozenset[str]  # names of layouts
-    writes: frozenset[str]
-    needs: Callable[[Op, Graph, Target], Needs]
-    view: Callable[[Call], Any]
-    pack: Callable[[Call, Any, int], tuple[int, ...]]
-    only_whole: bool = False  # makes all rows in one call
-    consumes_rows: bool = False  # one call per input row; the output is complete after the last
-    ring_of_window: bool = False  # one pointer: the input is a ring of exactly the window's height, or stored whole
-    pointers: Callable[[Call], int] = lambda call: 1  # row pointers for each input
-    can_be_whole: Callable[[Op, Graph], bool] = lambda op, graph: False  # can make all rows in one call
-    makes: Callable[[Call], bool] = lambda call: True  # with these rows a call
-    cost: Callable[[Call, Any], Cost] | None = None  # None: plain C, the last resort
-    stack: Callable[[Call, Any], int] = lambda call, view: 40  # bytes that a call takes
-    one_copy: bool = False  # of the constants, for all phases of a ring: phase p begins at word p
-
-    def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
-        """Return the first and last row of input `which` that call `number` reads; rows outside are padding."""
-        op, source = call.op, call.inputs[which]
-        if self.consumes_rows:
-            return number, number
-        first_out, last_out = number * call.rows, number * call.rows + call.rows - 1
-        match op:
-            case Conv2D() | DepthwiseConv2D():
-                height = op.weights.shape[1] if isinstance(op, Conv2D) else op.weights.shape[0]
-                first = first_out * op.stride[0] - op.padding[0]
-                last = last_out * op.stride[0] - op.padding[0] + (height - 1) * op.dilation[0]
-                if call.rows == call.output.height and call.rows > 1:  # a whole layer knows its edges
-                    return max(first, 0), min(last, source.height - 1)
-                return first, last
-            case Add() | Softmax():
-                return first_out, last_out
-            case _:
-                return 0, source.height - 1
 
 
 _PLANAR = frozenset({"planar16", "planar8"})

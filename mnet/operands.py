@@ -84,6 +84,12 @@ class Operands:
     def fail(self, sentence: str) -> ModelError:
         return ModelError(f"{self.where}: {sentence}")
 
+    def option(self, operator: RawOperator, field: str) -> Any:
+        """Return a field of the operator's table of options."""
+        if field not in operator.options:
+            raise self.fail("has no table of options; the file is damaged.")
+        return operator.options[field]
+
     def raw(self, index: int) -> RawTensor:
         if not 0 <= index < len(self.model.tensors):
             raise self.fail(f"names tensor {index} of {len(self.model.tensors)}; the file is damaged.")
@@ -187,7 +193,7 @@ class Operands:
         return self.tensors[tensor.index]
 
     def fused(self, operator: RawOperator, output: Tensor) -> tuple[int, int]:
-        function = operator.options["FusedActivationFunction"]
+        function = self.option(operator, "FusedActivationFunction")
         found = activation_range(function, output.scale, output.zero_point)
         if found is None:
             raise self.fail("has a fused activation other than RELU, RELU6 and RELU_N1_TO_1: use a layer of its own.")
@@ -198,7 +204,7 @@ class Operands:
     ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
         """Return stride, dilation and padding in pixels, checked."""
         options = operator.options
-        stride = (int(options["StrideH"]), int(options["StrideW"]))
+        stride = (int(self.option(operator, "StrideH")), int(self.option(operator, "StrideW")))
         dilation = (int(options.get("DilationHFactor", 1)), int(options.get("DilationWFactor", 1)))
         if min(*stride, *dilation, *kernel) < 1 or max(*stride, *dilation, *kernel) > 1 << 15:
             raise self.fail(f"has kernel {kernel}, stride {stride}, dilation {dilation}; the file is damaged.")

@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 from mnet import proof, resources, toolchain
 from mnet.cli import main
 from mnet.errors import MissingToolError, ToolError
-from tests.models import serialise, tiny_mobilenet
+from tests.models import tiny_mobilenet
 from tests.tools import hide_compilers
+from tests.writer import serialise
 
 CORE = "cortex-m0"
 

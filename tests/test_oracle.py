@@ -21,7 +21,8 @@ from mnet.oracle import (
 )
 from mnet.oracle_runtime import run_litert
 from mnet.tflite import parse_model
-from tests.models import Builder, serialise, tiny_residual
+from tests.models import Builder, tiny_residual
+from tests.writer import serialise
 
 
 def dense(scale: float, per_channel: bool) -> Graph:
