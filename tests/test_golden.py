@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mnet import golden
 from mnet.graph import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Int8Array
+from mnet.litert_runtime import run_litert
 from mnet.oracle import LITERT
-from mnet.oracle_runtime import run_litert
 from mnet.resources import shared_folder
 from mnet.tflite import parse_model, read_model
 from tests.models import Builder, tiny_autoencoder, tiny_mobilenet, tiny_residual
