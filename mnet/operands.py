@@ -114,9 +114,7 @@ class Operands:
             raise self.fail(f'tensor "{name}" is {tensor.type}: {hint}.')
         if tensor.data is not None:
             raise self.fail(f'tensor "{name}" is a constant where an activation is needed.')
-        rank = len(tensor.shape)
-        first = 0 if rank < 2 else max(1, rank - 3)  # what lies before is the batch
-        leading, shape = tensor.shape[:first], tensor.shape[first:]
+        leading, shape = tensor.shape[:-3], tensor.shape[-3:]  # of rank 4 the batch; [n, k] is a row of n pixels
         if any(size != 1 for size in leading):
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}: the batch must be 1.')
         if any(size < 1 for size in shape) or math.prod(shape) > _LARGEST_ACTIVATION:
