@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.plan import Plan
-from mnet.errors import ToolError
 from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, numbered
 from mnet.oracle import Oracle, requantization
-
-_OUTPUT_RECORD = 0xFFFF
+from mnet.trace import entries_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -149,49 +147,14 @@ def compare_trace(
     Raises:
         ToolError: the trace is not complete: a row is missing, or a run is.
     """
-    entries = _traced(plan)
-    outputs = list(zip(plan.graph.outputs, output_labels(plan.graph), strict=True))
-    left = list(outputs)  # of this run
-    seen: dict[str, int] = {}
-    number, position = 0, 0
-    while position < len(trace):
-        entry, call, size = struct.unpack_from("<HHI", trace, position)
-        span = trace[position + 8 : position + 8 + size]
-        position += 8 + size
-        if entry == _OUTPUT_RECORD:
-            name, label = left.pop(0)
-            got = np.frombuffer(span, np.int8).astype(np.int32).reshape(plan.graph.tensors[name].shape)
-            comparison.compare(label, first_input + number, 0, got, golden[name][number])
-            if left:
-                continue
-            for tensor, storage in plan.storage.items():
-                if tensor in golden and seen.get(tensor, 0) != storage.height:
-                    raise ToolError(f"the trace of {plan.graph.name} holds {seen.get(tensor, 0)} rows of {tensor}")
-            left, seen = list(outputs), {}
-            number += 1
-            comparison.inputs += 1
-            continue
-        tensor, first_row, row_step, rows = entries[entry]
-        row = first_row + call * row_step
-        storage = plan.storage[tensor]
-        comparison.compare(
-            tensor,
-            first_input + number,
-            row,
-            storage.unpack(span, rows),
-            golden[tensor][number, row : row + rows],
-            storage.tensor.live,
-        )
-        seen[tensor] = seen.get(tensor, 0) + rows
     runs = len(golden[plan.graph.inputs[0]])
-    if number != runs:
-        raise ToolError(f"the trace of {plan.graph.name} holds {number} of {runs} runs")
-
-
-def _traced(plan: Plan) -> list[tuple[str, int, int, int]]:
-    """Return for each entry of a trace tensor, first row, rows from call to call, rows of a call; inputs come last."""
-    entries = [(entry.tensor, entry.first_row, entry.row_step, entry.rows) for entry in plan.entries]
-    return entries + [(name, 0, 1, 1) for name in plan.graph.inputs]
+    labels = dict(zip(plan.graph.outputs, output_labels(plan.graph), strict=True))
+    for made in rows_of(plan, trace, runs):
+        name = labels[made.tensor] if made.is_answer else made.tensor
+        rows = golden[made.tensor][made.number, made.row : made.row + len(made.values)]
+        live = () if made.is_answer else plan.storage[made.tensor].tensor.live
+        comparison.compare(name, first_input + made.number, made.row, made.values, rows, live)
+    comparison.inputs += runs
 
 
 def output_labels(graph: Graph) -> tuple[str, ...]:
@@ -200,7 +163,7 @@ def output_labels(graph: Graph) -> tuple[str, ...]:
 
 
 def input_bytes(graph: Graph, tensors: Mapping[str, Int8Array]) -> bytes:
-    """Return what a harness reads: for each inference all its inputs, one after the other."""
+    """Return what a harness reads: for each run all inputs, one after the other."""
     images = [tensors[name].reshape(len(tensors[name]), -1) for name in graph.inputs]
     return np.concatenate(images, axis=1).tobytes()
 
@@ -264,7 +227,7 @@ def compare_constants(name: str, graph: Graph, golden: Mapping[str, Int8Array]) 
 
 def vectors(plan: Plan, golden: Mapping[str, Int8Array]) -> bytes:
     """Return the file that the generated folder's own test compares with: masks, inputs, expected rows, outputs."""
-    entries = _traced(plan)
+    entries = entries_of(plan)
     golden = kept_channels(plan, golden)
     count = len(golden[plan.graph.inputs[0]])
     parts = [b"mnet" + plan.graph.model_hash[:8].encode() + struct.pack("<I", count)]
@@ -288,12 +251,11 @@ def vectors(plan: Plan, golden: Mapping[str, Int8Array]) -> bytes:
 
 def random_inputs(graph: Graph, count: int, seed: int) -> dict[str, Int8Array]:
     """Return for each input int8 [count, height, width, channels]: noise, smooth, saturated and constant in turn."""
-    return {
-        name: np.stack(
-            [_random_image(graph.tensors[name].shape, number, (seed, number, which)) for number in range(count)]
-        )
-        for which, name in enumerate(graph.inputs)
-    }
+    made = {}
+    for which, name in enumerate(graph.inputs):
+        shape = graph.tensors[name].shape
+        made[name] = np.stack([_random_image(shape, number, (seed, number, which)) for number in range(count)])
+    return made
 
 
 def _random_image(shape: tuple[int, int, int], kind: int, seed: tuple[int, ...]) -> Int8Array:
@@ -325,8 +287,7 @@ def run_leg(
     """Run generated C on the golden model's inputs, some at a time, and compare all that it made."""
     comparison = Comparison(name)
     golden = kept_channels(plan, golden)
-    count = len(golden[plan.graph.inputs[0]])
-    for start in range(0, count, chunk):
+    for start in range(0, len(golden[plan.graph.inputs[0]]), chunk):
         part = {tensor: values[start : start + chunk] for tensor, values in golden.items()}
         compare_trace(comparison, plan, run(input_bytes(plan.graph, part)), part, start)
         progress(len(part[plan.graph.inputs[0]]))
