@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from codegen.call import Call
 from codegen.forms import FillKind
-from codegen.kernels import Kernel
+from codegen.kernel import Kernel
 from codegen.layout import SUMS32, Storage, align4
 from codegen.targets import Target
 from mnet.errors import PlanError

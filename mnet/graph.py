@@ -1,12 +1,12 @@
 """The quantized network as pure data: tensors, one frozen class per operator, constants. No TensorFlow in it.
 
 Every activation is int8 with one scale and one zero_point, of shape [height, width, channels] (batch is always 1);
-a vector of n values is [1, 1, n]. real = scale * (quantized - zero_point).
+a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = scale * (quantized - zero_point).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,25 @@ from mnet.errors import ModelError
 Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
+Shape = tuple[int, int, int]  # height, width, channels
+
+
+def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
+    """Return the number of windows along one axis of `size` pixels with `before` and `after` pixels of padding."""
+    return (size + before + after - (kernel - 1) * dilation - 1) // stride + 1
+
+
+def _windows(
+    op: "Conv2D | DepthwiseConv2D | AveragePool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    top, bottom, left, right = op.padding
+    return (
+        output_size(source[0], kernel[0], op.stride[0], dilation[0], top, bottom),
+        output_size(source[1], kernel[1], op.stride[1], dilation[1], left, right),
+    )
+
+
+_NO_SHAPE = (-1, -1, -1)  # of inputs that do not fit together
 
 
 @dataclass(frozen=True)
@@ -23,7 +42,7 @@ class Tensor:
     """An activation: int8 [height, width, channels]."""
 
     name: str  # of the tensor in the .tflite, made unique, so that every later message can point back to it
-    shape: tuple[int, int, int]
+    shape: Shape
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
@@ -46,6 +65,11 @@ class Conv2D:
     padding: tuple[int, int, int, int]  # pixels: top, bottom, left, right; SAME and VALID are resolved on import
     activation: tuple[int, int]  # smallest and largest int8 that the output may hold
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        kernel = self.weights.shape[1:3]
+        return (*_windows(self, source, (kernel[0], kernel[1]), self.dilation), int(self.bias.shape[0]))
+
 
 @dataclass(frozen=True, eq=False)
 class DepthwiseConv2D:
@@ -63,6 +87,11 @@ class DepthwiseConv2D:
     padding: tuple[int, int, int, int]
     activation: tuple[int, int]
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        kernel = self.weights.shape[:2]
+        return (*_windows(self, source, (kernel[0], kernel[1]), self.dilation), int(self.bias.shape[0]))
+
 
 @dataclass(frozen=True, eq=False)
 class FullyConnected:
@@ -77,6 +106,10 @@ class FullyConnected:
     per_channel: bool  # whether the file has one scale per output (runtimes take another road then)
     activation: tuple[int, int]
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (1, 1, int(self.bias.shape[0]))
+
 
 @dataclass(frozen=True)
 class AveragePool2D:
@@ -90,6 +123,10 @@ class AveragePool2D:
     padding: tuple[int, int, int, int]
     activation: tuple[int, int]
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*_windows(self, source, self.kernel, (1, 1)), source[2])
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -98,6 +135,10 @@ class Mean:
     name: str
     input: str
     output: str
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (1, 1, source[2])
 
 
 @dataclass(frozen=True)
@@ -109,6 +150,10 @@ class Add:
     output: str
     activation: tuple[int, int]
 
+    def output_shape(self, first: Shape, second: Shape) -> Shape:
+        """Return the shape that the inputs make."""
+        return first if first == second else _NO_SHAPE
+
 
 @dataclass(frozen=True)
 class Pad:
@@ -119,6 +164,11 @@ class Pad:
     output: str
     padding: tuple[int, int, int, int]  # top, bottom, left, right
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        top, bottom, left, right = self.padding
+        return (source[0] + top + bottom, source[1] + left + right, source[2])
+
 
 @dataclass(frozen=True)
 class Reshape:
@@ -127,6 +177,11 @@ class Reshape:
     name: str
     input: str
     output: str
+    shape: Shape
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return self.shape if math.prod(self.shape) == math.prod(source) else _NO_SHAPE
 
 
 @dataclass(frozen=True)
@@ -138,17 +193,17 @@ class Softmax:
     output: str
     beta: float
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
+
 
 Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Mean | Add | Pad | Reshape | Softmax
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
     """Return the names of the activations that `op` reads."""
-    match op:
-        case Add():
-            return op.inputs
-        case _:
-            return (op.input,)
+    return op.inputs if isinstance(op, Add) else (op.input,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,61 +225,12 @@ class Graph:
 def macs_of(graph: Graph, op: Op) -> int:
     """Return the multiply-adds of `op`, padding taps included, as the field counts them."""
     height, width, _ = graph.tensors[op.output].shape
-    match op:
-        case Conv2D():
-            return height * width * int(op.weights.size)
-        case DepthwiseConv2D():
-            return height * width * int(op.weights.size)
-        case FullyConnected():
-            return int(op.weights.size)
-        case AveragePool2D() | Mean() | Add() | Pad() | Reshape() | Softmax():
-            return 0
-        case _:
-            assert_never(op)
+    return height * width * weights_of(op)
 
 
 def weights_of(op: Op) -> int:
     """Return how many weights `op` has, biases not counted."""
     return int(op.weights.size) if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected) else 0
-
-
-def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
-    """Return the number of windows along one axis of `size` pixels with `before` and `after` pixels of padding."""
-    return (size + before + after - (kernel - 1) * dilation - 1) // stride + 1
-
-
-def _expected_shape(graph: Graph, op: Op) -> tuple[int, int, int]:
-    height, width, channels = graph.tensors[inputs_of(op)[0]].shape
-    match op:
-        case Conv2D() | DepthwiseConv2D():
-            kernel = op.weights.shape[1:3] if isinstance(op, Conv2D) else op.weights.shape[:2]
-            top, bottom, left, right = op.padding
-            return (
-                output_size(height, kernel[0], op.stride[0], op.dilation[0], top, bottom),
-                output_size(width, kernel[1], op.stride[1], op.dilation[1], left, right),
-                int(op.bias.shape[0]),
-            )
-        case FullyConnected():
-            return (1, 1, int(op.bias.shape[0]))
-        case AveragePool2D():
-            top, bottom, left, right = op.padding
-            return (
-                output_size(height, op.kernel[0], op.stride[0], 1, top, bottom),
-                output_size(width, op.kernel[1], op.stride[1], 1, left, right),
-                channels,
-            )
-        case Mean():
-            return (1, 1, channels)
-        case Pad():
-            top, bottom, left, right = op.padding
-            return (height + top + bottom, width + left + right, channels)
-        case Reshape():
-            shape = graph.tensors[op.output].shape
-            return shape if np.prod(shape) == height * width * channels else (-1, -1, -1)
-        case Add() | Softmax():
-            return (height, width, channels)
-        case _:
-            assert_never(op)
 
 
 def check_graph(graph: Graph) -> Graph:
@@ -247,7 +253,8 @@ def check_graph(graph: Graph) -> Graph:
         if op.output in made:
             raise ModelError(f"{graph.name}, {op.name}: {op.output!r} is made twice")
         made.add(op.output)
-        expected, found = _expected_shape(graph, op), graph.tensors[op.output].shape
+        found = graph.tensors[op.output].shape
+        expected = op.output_shape(*(graph.tensors[name].shape for name in inputs_of(op)))
         if expected != found:
             raise ModelError(f"{graph.name}, {op.name}: output is {found}, its input and attributes make {expected}")
     if graph.output not in made:

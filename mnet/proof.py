@@ -12,9 +12,8 @@ from mnet.boards import Fit, find_board, fit
 from mnet.emulator import find_qemu, run_host, run_qemu, run_unicorn
 from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Int8Array
-from mnet.oracle import LITERT
-from mnet.oracle_runtime import run_litert
 from mnet.pipeline import Prepared, write
+from mnet.runtimes import runtime_of
 from mnet.toolchain import build_host, build_target, find_compiler
 from mnet.verify import Leg
 
@@ -74,7 +73,7 @@ def prove(
         inputs = verify.random_inputs(prepared.source, count, seed)
     tensors = golden.run(prepared.source, prepared.plan.oracle, inputs)
     few = {name: values[:emulated_count] for name, values in tensors.items()}
-    legs = [_attempt("LiteRT reference kernels", lambda: _oracle(prepared, tensors))]
+    legs = [_attempt(runtime_of(prepared.plan.oracle).title, lambda: _oracle(prepared, tensors))]
     if any(tensor.constants for tensor in prepared.graph.tensors.values()):
         legs.append(verify.compare_constants("folded constants", prepared.graph, tensors))
     with tempfile.TemporaryDirectory(prefix="mnet-") as name:
@@ -118,10 +117,9 @@ def _attempt(name: str, run: Callable[[], Leg]) -> Leg:
 
 
 def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
-    if prepared.plan.oracle != LITERT:
-        raise MissingToolError(f"the runtime behind the oracle {prepared.plan.oracle.name} is not driven yet")
-    runtime = run_litert(prepared.path, prepared.source, tensors[prepared.source.input])
-    return verify.compare_tensors("LiteRT reference kernels", prepared.source, runtime, tensors)
+    runtime = runtime_of(prepared.plan.oracle)
+    found = runtime.run(prepared.path, prepared.source, tensors[prepared.source.input])
+    return verify.compare_tensors(runtime.title, prepared.source, found, tensors)
 
 
 def _host(prepared: Prepared, folder: Path, tensors: dict[str, Int8Array], progress: Progress) -> Leg:

@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.plan import TAKE, Plan
-from mnet.errors import ToolError
 from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array
 from mnet.oracle import Oracle, requantization
-
-_OUTPUT_RECORD = 0xFFFF
+from mnet.trace import entries_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -149,39 +147,13 @@ def compare_trace(
     Raises:
         ToolError: the trace is not complete: a row is missing, or a run is.
     """
-    entries = [(entry.tensor, entry.first_row, entry.row_step, entry.rows) for entry in plan.entries]
-    entries.append((plan.graph.input, 0, 1, 1))
-    seen: dict[str, int] = {}
-    number, position = 0, 0
-    output = plan.graph.tensors[plan.graph.output].shape
-    while position < len(trace):
-        entry, call, size = struct.unpack_from("<HHI", trace, position)
-        span = trace[position + 8 : position + 8 + size]
-        position += 8 + size
-        if entry == _OUTPUT_RECORD:
-            got = np.frombuffer(span, np.int8).astype(np.int32).reshape(output)
-            comparison.compare("output", first_input + number, 0, got, golden[plan.graph.output][number])
-            for tensor, storage in plan.storage.items():
-                if tensor in golden and seen.get(tensor, 0) != storage.height:
-                    raise ToolError(f"the trace of {plan.graph.name} holds {seen.get(tensor, 0)} rows of {tensor}")
-            seen = {}
-            number += 1
-            comparison.inputs += 1
-            continue
-        tensor, first_row, row_step, rows = entries[entry]
-        row = first_row + call * row_step
-        storage = plan.storage[tensor]
-        comparison.compare(
-            tensor,
-            first_input + number,
-            row,
-            storage.unpack(span, rows),
-            golden[tensor][number, row : row + rows],
-            storage.tensor.live,
-        )
-        seen[tensor] = seen.get(tensor, 0) + rows
-    if number != len(golden[plan.graph.output]):
-        raise ToolError(f"the trace of {plan.graph.name} holds {number} of {len(golden[plan.graph.output])} runs")
+    inputs = len(golden[plan.graph.output])
+    for made in rows_of(plan, trace, inputs):
+        name = "output" if made.is_answer else made.tensor
+        rows = golden[made.tensor][made.number, made.row : made.row + len(made.values)]
+        live = () if made.is_answer else plan.storage[made.tensor].tensor.live
+        comparison.compare(name, first_input + made.number, made.row, made.values, rows, live)
+    comparison.inputs += inputs
 
 
 def arithmetic_of(graph: Graph, oracle: Oracle, tensors: Mapping[str, Int8Array], mismatch: Mismatch) -> str:
@@ -243,8 +215,7 @@ def compare_constants(name: str, graph: Graph, golden: Mapping[str, Int8Array]) 
 
 def vectors(plan: Plan, golden: Mapping[str, Int8Array]) -> bytes:
     """Return the file that the generated folder's own test compares with: masks, inputs, expected rows, outputs."""
-    entries = [(entry.tensor, entry.first_row, entry.row_step, entry.rows) for entry in plan.entries]
-    entries.append((plan.graph.input, 0, 1, 1))
+    entries = entries_of(plan)
     golden = kept_channels(plan, golden)
     inputs = golden[plan.graph.input]
     parts = [b"mnet" + plan.graph.model_hash[:8].encode() + struct.pack("<I", len(inputs))]

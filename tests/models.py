@@ -1,13 +1,11 @@
 """Small networks for tests: a builder of Graphs, three fixed ones, and a writer that makes .tflite files of them."""
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tflite as schema
 
 from mnet import golden
 from mnet.fixed_point import Float64Array
@@ -19,7 +17,6 @@ from mnet.graph import (
     FullyConnected,
     Graph,
     Int8Array,
-    Int32Array,
     Mean,
     Op,
     Pad,
@@ -133,7 +130,7 @@ class Builder:
         """Add a CONV_2D; a share `dead` of its channels has zero weights."""
         height, width, channels_in = self.shape(source)
         weights, scales = self._weights((channels, *kernel, channels_in), 0, dead)
-        padding, size = _geometry((height, width), kernel, stride, dilation, same)
+        padding, size = geometry((height, width), kernel, stride, dilation, same)
         name, bias = self._name("conv"), np.zeros(channels, np.int32)
         op = Conv2D(name, source, f"{name}_out", weights, bias, scales, stride, dilation, padding, (-128, 127))
         return self._finish(op, (*size, channels), activation, zero_point, fill)
@@ -156,7 +153,7 @@ class Builder:
         height, width, channels_in = self.shape(source)
         channels = channels_in * multiplier
         weights, scales = self._weights((*kernel, channels), 2, dead)
-        padding, size = _geometry((height, width), kernel, stride, dilation, same)
+        padding, size = geometry((height, width), kernel, stride, dilation, same)
         name, bias = self._name("depthwise"), np.zeros(channels, np.int32)
         op = DepthwiseConv2D(
             name,
@@ -203,7 +200,7 @@ class Builder:
     ) -> str:
         """Add an AVERAGE_POOL_2D."""
         tensor, name = self.tensors[source], self._name("pool")
-        padding, size = _geometry(tensor.shape[:2], kernel, stride, (1, 1), same)
+        padding, size = geometry(tensor.shape[:2], kernel, stride, (1, 1), same)
         chosen = activation_range(ACTIVATIONS[activation], tensor.scale, tensor.zero_point)
         assert chosen is not None
         op = AveragePool2D(name, source, f"{name}_out", kernel, stride, padding, chosen)
@@ -238,7 +235,7 @@ class Builder:
     def reshape(self, source: str, shape: tuple[int, int, int]) -> str:
         """Add a RESHAPE."""
         name = self._name("reshape")
-        op = Reshape(name, source, f"{name}_out")
+        op = Reshape(name, source, f"{name}_out", shape)
         return self._append(op, replace(self.tensors[source], name=op.output, shape=shape))
 
     def softmax(self, source: str, *, beta: float = 1.0) -> str:
@@ -248,7 +245,7 @@ class Builder:
         return self._append(op, Tensor(op.output, self.shape(source), 1 / 256, -128))
 
 
-def _geometry(
+def geometry(
     size: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], same: bool
 ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
     (top, bottom), (left, right) = (
@@ -295,189 +292,3 @@ def tiny_autoencoder(seed: int = 0, width: int = 24) -> Graph:
     for channels in (16, 4, 16):
         x = build.fully_connected(x, channels, activation="relu", zero_point=-128)
     return build.graph(build.fully_connected(x, width, zero_point=20), "tiny_autoencoder")
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
-    for function in ACTIVATIONS.values():
-        if activation_range(function, target.scale, target.zero_point) == activation:
-            return function
-    raise ValueError(f"{op.name}: no fused activation gives the range {activation}")
-
-
-def _padding(
-    op: Op, source: Tensor, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]
-) -> int:
-    padding = op.padding  # type: ignore[union-attr]
-    if padding == (0, 0, 0, 0):
-        return int(schema.Padding.VALID)
-    if padding == _geometry(source.shape[:2], (kernel[0], kernel[1]), stride, dilation, True)[0]:
-        return int(schema.Padding.SAME)
-    raise ValueError(f"{op.name}: padding {padding} is neither SAME nor VALID")
-
-
-def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
-    """Return the shape of each tensor in the file: dense layers make [1, n], which what follows them keeps."""
-    shapes = {graph.input: [1, *graph.tensors[graph.input].shape]}
-    for op in graph.ops:
-        shape = graph.tensors[op.output].shape
-        dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
-        flat = isinstance(op, FullyConnected) or (isinstance(op, Reshape) and shape[:2] == (1, 1) and dense)
-        if isinstance(op, Add | Softmax):
-            flat = len(shapes[inputs_of(op)[0]]) == 2
-        shapes[op.output] = [1, shape[2]] if flat else [1, *shape]
-    return shapes
-
-
-def serialise(graph: Graph) -> bytes:
-    """Return a .tflite file that says what `graph` says.
-
-    Raises:
-        ValueError: a padding or an activation range has no name in the format.
-    """
-    from ai_edge_litert import schema_py_generated as objects
-
-    buffers = [objects.BufferT()]
-    tensors: list[Any] = []
-    codes: list[int] = []
-    operators: list[Any] = []
-    numbers: dict[str, int] = {}
-
-    def tensor(
-        name: str,
-        kind: int,
-        shape: list[int],
-        data: npt.NDArray[Any] | None = None,
-        scales: npt.ArrayLike | None = None,
-        zero_point: int = 0,
-        dimension: int = 0,
-    ) -> int:
-        made = objects.TensorT()
-        made.name, made.type, made.shape = name, kind, shape
-        if data is not None:
-            buffer = objects.BufferT()
-            buffer.data = np.frombuffer(data.tobytes(), np.uint8)
-            buffers.append(buffer)
-            made.buffer = len(buffers) - 1
-        if scales is not None:
-            made.quantization = objects.QuantizationParametersT()
-            made.quantization.scale = np.asarray(scales, np.float32).reshape(-1)
-            made.quantization.zeroPoint = np.full(len(made.quantization.scale), zero_point, np.int64)
-            made.quantization.quantizedDimension = dimension
-        tensors.append(made)
-        return len(tensors) - 1
-
-    def constants(op: Conv2D | DepthwiseConv2D | FullyConnected, weights: Int8Array, dimension: int) -> list[int]:
-        scales = op.weight_scales
-        if isinstance(op, FullyConnected) and not op.per_channel:
-            scales = scales[:1]
-        bias_scales = graph.tensors[op.input].scale * scales
-        shape, int8, int32 = list(weights.shape), schema.TensorType.INT8, schema.TensorType.INT32
-        return [
-            tensor(f"{op.name}_weights", int8, shape, weights, scales, 0, dimension),
-            tensor(f"{op.name}_bias", int32, [len(op.bias)], op.bias, bias_scales, 0, 0),
-        ]
-
-    def integers(name: str, values: npt.ArrayLike) -> int:
-        data: Int32Array = np.asarray(values, np.int32)
-        return tensor(name, schema.TensorType.INT32, list(data.shape), data)
-
-    shapes = _file_shapes(graph)
-
-    def activation(name: str) -> int:
-        if name not in numbers:
-            known = graph.tensors[name]
-            numbers[name] = tensor(name, schema.TensorType.INT8, shapes[name], None, [known.scale], known.zero_point)
-        return numbers[name]
-
-    activation(graph.input)
-    for op in graph.ops:
-        source, target = graph.tensors[inputs_of(op)[0]], graph.tensors[op.output]
-        more: list[int] = []
-        options: Any
-        match op:
-            case Conv2D():
-                kind, options = "CONV_2D", objects.Conv2DOptionsT()
-                kernel = op.weights.shape[1:3]
-                more = constants(op, op.weights, 0)
-            case DepthwiseConv2D():
-                kind, options = "DEPTHWISE_CONV_2D", objects.DepthwiseConv2DOptionsT()
-                kernel = op.weights.shape[:2]
-                options.depthMultiplier = op.depth_multiplier
-                more = constants(op, op.weights[None], 3)
-            case FullyConnected():
-                kind, options = "FULLY_CONNECTED", objects.FullyConnectedOptionsT()
-                more = constants(op, op.weights, 0)
-            case AveragePool2D():
-                kind, options = "AVERAGE_POOL_2D", objects.Pool2DOptionsT()
-                kernel = op.kernel
-                options.filterHeight, options.filterWidth = op.kernel
-            case Mean():
-                kind, options = "MEAN", objects.ReducerOptionsT()
-                options.keepDims = True
-                more = [integers(f"{op.name}_axes", [1, 2])]
-            case Add():
-                kind, options = "ADD", objects.AddOptionsT()
-            case Pad():
-                kind, options = "PAD", objects.PadOptionsT()
-                top, bottom, left, right = op.padding
-                more = [integers(f"{op.name}_pads", [[0, 0], [top, bottom], [left, right], [0, 0]])]
-            case Reshape():
-                kind, options = "RESHAPE", objects.ReshapeOptionsT()
-                options.newShape = shapes[op.output]
-                more = [integers(f"{op.name}_shape", shapes[op.output])]
-            case Softmax():
-                kind, options = "SOFTMAX", objects.SoftmaxOptionsT()
-                options.beta = op.beta
-            case _:
-                assert_never(op)
-        if isinstance(op, Conv2D | DepthwiseConv2D | AveragePool2D):
-            dilation = (1, 1) if isinstance(op, AveragePool2D) else op.dilation
-            options.strideH, options.strideW = op.stride
-            options.padding = _padding(op, source, kernel, op.stride, dilation)
-            if not isinstance(op, AveragePool2D):
-                options.dilationHFactor, options.dilationWFactor = dilation
-        if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Add):
-            options.fusedActivationFunction = _fused(op, target, op.activation)
-        number = getattr(schema.BuiltinOperator, kind)
-        if number not in codes:
-            codes.append(number)
-        made = objects.OperatorT()
-        made.opcodeIndex = codes.index(number)
-        made.inputs = [*(activation(name) for name in inputs_of(op)), *more]
-        made.outputs = [activation(op.output)]
-        made.builtinOptionsType = getattr(objects.BuiltinOptions, type(options).__name__.removesuffix("T"))
-        made.builtinOptions = options
-        operators.append(made)
-
-    model, subgraph = objects.ModelT(), objects.SubGraphT()
-    model.version, model.description, model.buffers, model.subgraphs = 3, "made by a test", buffers, [subgraph]
-    model.operatorCodes = []
-    for number in codes:
-        code = objects.OperatorCodeT()
-        code.builtinCode = number
-        code.deprecatedBuiltinCode = min(number, 127)
-        code.version = 1
-        model.operatorCodes.append(code)
-    subgraph.name, subgraph.tensors, subgraph.operators = graph.name, tensors, operators
-    subgraph.inputs, subgraph.outputs = [numbers[graph.input]], [numbers[graph.output]]
-    return _packed(model)
-
-
-def _packed(model: Any) -> bytes:
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def edited(data: bytes, change: Callable[[Any], None]) -> bytes:
-    """Return a .tflite file after `change` had its way with the schema's ModelT."""
-    from ai_edge_litert import schema_py_generated as objects
-
-    model = objects.ModelT.InitFromPackedBuf(data, 0)
-    change(model)
-    return _packed(model)

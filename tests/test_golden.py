@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from mnet import golden
 from mnet.graph import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Int8Array
+from mnet.litert_runtime import run_litert
 from mnet.oracle import LITERT
-from mnet.oracle_runtime import run_litert
 from mnet.resources import shared_folder
 from mnet.tflite import parse_model, read_model
-from tests.models import Builder, edited, serialise, tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.models import Builder, tiny_autoencoder, tiny_mobilenet, tiny_residual
 from tests.strategies import random_input, small_graphs
+from tests.writer import edited, serialise
 
 SHARED_MODELS = ("vww_96_int8", "kws_ref_model", "pretrainedResnet_quant", "ad01_int8")
 

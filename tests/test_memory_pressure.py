@@ -15,7 +15,8 @@ from mnet.pipeline import Options, Prepared, prepare, write
 from mnet.resources import shared_folder
 from mnet.toolchain import find_compiler
 from mnet.verify import Leg
-from tests.models import serialise, tiny_mobilenet
+from tests.models import tiny_mobilenet
+from tests.writer import serialise
 
 CIFAR10 = Path(__file__).parent / "models" / "cifar10_a25.tflite"
 SAMPLE = Path(__file__).parent / "models" / "sample_a25.tflite"

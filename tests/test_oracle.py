@@ -7,6 +7,7 @@ import pytest
 
 from mnet import golden
 from mnet.graph import FullyConnected, Graph, Softmax, Tensor
+from mnet.litert_runtime import run_litert
 from mnet.oracle import (
     LITERT,
     ORACLES,
@@ -19,9 +20,9 @@ from mnet.oracle import (
     requantize,
     softmax_arithmetic,
 )
-from mnet.oracle_runtime import run_litert
 from mnet.tflite import parse_model
-from tests.models import Builder, serialise, tiny_residual
+from tests.models import Builder, tiny_residual
+from tests.writer import serialise
 
 
 def dense(scale: float, per_channel: bool) -> Graph:

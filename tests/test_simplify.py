@@ -42,7 +42,11 @@ def test_reshapes_that_move_nothing_go() -> None:
     reshaped = replace(
         graph,
         tensors={**graph.tensors, "flat": flat, "twice": twice},
-        ops=(*graph.ops, Reshape("r1", graph.output, "flat"), Reshape("r2", "flat", "twice")),
+        ops=(
+            *graph.ops,
+            Reshape("r1", graph.output, "flat", source.shape),
+            Reshape("r2", "flat", "twice", source.shape),
+        ),
         output="twice",
     )
     smaller = simplify(reshaped)

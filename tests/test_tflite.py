@@ -17,8 +17,9 @@ from mnet.graph import Conv2D, FullyConnected, Graph, Reshape, check_graph
 from mnet.oracle import LITERT
 from mnet.resources import shared_folder
 from mnet.tflite import parse_model, read_model
-from tests.models import Builder, edited, serialise, tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.models import Builder, tiny_autoencoder, tiny_mobilenet, tiny_residual
 from tests.strategies import random_input, small_graphs
+from tests.writer import edited, serialise
 
 
 def message(data: bytes) -> str:
@@ -266,7 +267,7 @@ def set_field(path: str, value: Any) -> Callable[[Any], None]:
         ("operators.0.builtinOptions.dilationWFactor", -1, "dilation"),
         ("operators.0.builtinOptions.fusedActivationFunction", 4, "fused activation"),
         ("operators.0.builtinOptions.padding", 3, "neither SAME nor VALID"),
-        ("operators.0.builtinOptions", None, "has no Conv2DOptions"),
+        ("operators.0.builtinOptions", None, "has no table of options"),
         ("operators.0.outputs", [], "0 outputs"),
         ("operators.0.inputs", [0], "1 inputs, 2 are needed"),
         ("operators.0.inputs", [0, 99], "tensor 99"),

@@ -146,7 +146,8 @@ def test_the_wheel_holds_the_data_folders(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_an_installed_wheel_generates_code(wheel: Path, tmp_path: Path) -> None:
-    from tests.models import serialise, tiny_mobilenet
+    from tests.models import tiny_mobilenet
+    from tests.writer import serialise
 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"

@@ -9,6 +9,7 @@ from mnet.errors import ModelError
 from mnet.graph import Graph
 from mnet.pipeline import Options, Prepared, prepare
 from mnet.proof import Proof, prove
+from mnet.runtimes import runtime_of
 from mnet.verify import Leg, Mismatch
 
 COLUMNS = (
@@ -53,7 +54,7 @@ def verify(
             print("\n" + explain(prepared, proof, leg, mismatch))
     if proof.fit:
         print(f"\n{proof.fit}")
-    if only and all(not leg.values or leg.name.startswith("LiteRT") for leg in proof.legs):
+    if only and all(not leg.values or leg.name == runtime_of(prepared.plan.oracle).title for leg in proof.legs):
         print(f"\nNo C makes {layer}: simplification dropped it (--no-simplify keeps it).")
     elif code == 0:
         print("\nEqual in every bit" + ("." if proof.exit_code == 0 else ", as far as it was run."))

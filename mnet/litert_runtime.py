@@ -1,5 +1,6 @@
-"""Run somebody else's runtime and hand back every tensor that a Graph knows."""
+"""Run LiteRT, with any of its sets of kernels, and hand back every tensor that a Graph knows."""
 
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,24 @@ from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Graph, Int8Array
 
 
-def run_litert(path: str | Path | bytes, graph: Graph, inputs: Int8Array) -> dict[str, Int8Array]:
-    """Return every activation of `graph` as LiteRT's reference kernels compute it, by tensor name.
+class Kernels(Enum):
+    """Which kernels LiteRT runs, by the name of its OpResolverType."""
+
+    REFERENCE = "BUILTIN_REF"  # plain loops, the specification
+    OPTIMISED = "BUILTIN_WITHOUT_DEFAULT_DELEGATES"  # the library's own fast ones: ruy, NEON or SSE
+    XNNPACK = "BUILTIN"  # what an application gets by default: the XNNPACK delegate wherever it takes an operator
+
+
+def run_litert(
+    model: Path | bytes, graph: Graph, inputs: Int8Array, kernels: Kernels = Kernels.REFERENCE
+) -> dict[str, Int8Array]:
+    """Return every activation of `graph` as LiteRT computes it, by tensor name.
 
     Args:
-        path: the .tflite file that `graph` was read from, or its bytes.
+        model: the .tflite file that `graph` was read from, or its bytes.
         graph: names, shapes and indices of the tensors.
         inputs: int8 [n, height, width, channels] of the graph's input.
+        kernels: which of its kernels. Delegates write every tensor, too, where all are preserved.
 
     Raises:
         MissingToolError: LiteRT is not installed.
@@ -24,11 +36,11 @@ def run_litert(path: str | Path | bytes, graph: Graph, inputs: Int8Array) -> dic
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
         raise MissingToolError("LiteRT is missing: pip install ai-edge-litert") from error
-    source = {"model_content": path} if isinstance(path, bytes) else {"model_path": str(path)}
+    source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
     try:
         interpreter = Interpreter(
             **source,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+            experimental_op_resolver_type=OpResolverType[kernels.value],
             experimental_preserve_all_tensors=True,
         )
         interpreter.allocate_tensors()
