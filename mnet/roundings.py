@@ -7,24 +7,27 @@ the table below. mnet/docs/runtimes.md says the same at length, with the test th
 from collections.abc import Mapping
 from typing import Any
 
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Mean, Op
+from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Mean, Op, Softmax
 from mnet.oracle import ORACLES, Oracle, ScaleProduct
 
 _TWICE_UPWARDS = "saturating rounding doubling high multiply, then rounding shift with halves upwards"
 _IN_FLOAT = "one product with the scale in single precision, rounded with halves to even"
+_TABLE = "exponentials from a table in single precision"
 _WORDS: Mapping[str, Mapping[type[Any], str]] = {
     "litert-optimised": {
         Conv2D: _TWICE_UPWARDS,
         DepthwiseConv2D: f"for channels in whole groups of eight {_TWICE_UPWARDS}, for the rest halves away from zero",
         FullyConnected: _TWICE_UPWARDS,
-        Mean: "the mean of quantized values with its own multiplier and offset",
+        Mean: "the sum of quantized values times a multiplier, and an offset that was rounded on its own",
+        Softmax: _TABLE,
     },
     "xnnpack": {
         Conv2D: _IN_FLOAT,
         DepthwiseConv2D: _IN_FLOAT,
         FullyConnected: _IN_FLOAT,
         Add: "both inputs times multipliers of 21 bits, one shift of the sum with halves upwards",
-        Mean: _IN_FLOAT,
+        Mean: "the sum times the scale plus the zero point in single precision, rounded with halves to even",
+        Softmax: _TABLE,
     },
 }
 
@@ -51,5 +54,7 @@ def _of_oracle(op: Op, oracle: Oracle) -> str:
             return oracle.add.value
         case Mean():
             return oracle.mean.value
+        case Softmax():
+            return "gemmlowp's fixed-point exponential and reciprocal"
         case _:
             return ""
