@@ -5,12 +5,15 @@ from LiteRT's reference kernels, it must do so on the very same values.
 """
 
 import platform
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+import mnet
 from mnet import golden
 from mnet.fixed_point import multiply_rounding_twice, quantize_multiplier, saturating_rounding_doubling_high_multiply
 from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Mean, Op, inputs_of
@@ -121,6 +124,15 @@ def mean_with_an_offset(op: Op, graph: Graph, x: Int8Array) -> Int8Array:
     offset = int(real + np.copysign(np.float32(0.5), real))
     scaled = multiply_rounding_twice(x.sum(axis=(1, 2), keepdims=True, dtype=np.int64), *how)
     return finish(scaled - offset, op, graph)
+
+
+def test_the_document_names_tests_that_exist() -> None:
+    """Each long name in backticks of the table is a test of this file, and each test of this file is named there."""
+    text = (Path(mnet.__file__).parent / "docs" / "runtimes.md").read_text()
+    table = "\n".join(line for line in text.partition("operator by operator")[2].splitlines() if line.startswith("|"))
+    named = {f"test_{name}" for name in re.findall(r"`(\w+(?:_\w+){4,})`", table)}
+    here = {name for name in globals() if name.startswith("test_")} - {"test_the_document_names_tests_that_exist"}
+    assert named == here
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
