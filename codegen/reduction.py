@@ -91,8 +91,8 @@ def accumulate_view(call: Call) -> AccumulateView:
 def accumulate_cost(view: AccumulateView) -> Cost:
     """Return what compiled C takes, roughly."""
     values = view.source.width * view.source.channels
-    each = 8 if not view.over_channels else 5
-    return Cost(30 + 8 * view.source.width + each * values, 80)
+    each = {"sum": 9, "max": 11, "min": 12}[view.kind] - 2 * view.over_channels
+    return Cost(20 + 10 * view.source.width + each * values, 55)
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,13 @@ def reduced_view(call: Call) -> ReducedView:
 
 def _result_cycles(result: Result) -> int:
     """Return the cycles from an accumulated value to the stored one, roughly."""
-    return {"divided": 22, "scaled": 34}.get(result.form, 8)
+    return {"divided": 12, "scaled": 24}.get(result.form, 2)
 
 
 def reduced_cost(view: ReducedView) -> Cost:
     """Return what compiled C takes, roughly."""
-    return Cost(30 + view.target.width * view.target.channels * _result_cycles(view.result), 120)
+    cycles = _result_cycles(view.result)
+    return Cost(20 + view.target.width * view.target.channels * (6 + cycles), 30 + 3 * cycles)
 
 
 @dataclass(frozen=True)
@@ -173,10 +174,13 @@ def reduce_view(call: Call) -> ReduceView:
 
 def reduce_cost(view: ReduceView) -> Cost:
     """Return what compiled C takes, roughly."""
-    outputs = view.target.width * view.target.channels
-    values = outputs * view.outer.count * view.inner.count
-    each = {1: 6, 4: 4}[view.inner.unrolled]
-    return Cost(30 + 8 * view.target.width + outputs * (8 + _result_cycles(view.result)) + each * values, 200)
+    outputs, count = view.target.width * view.target.channels, view.outer.count * view.inner.count
+    kind, loop, after = "sum" if view.kind == "sum" else "max", 0.0, _result_cycles(view.result)
+    if count > 1:
+        each = {("sum", 1): 7, ("sum", 4): 3.5, ("max", 1): 9, ("max", 4): 5.5}[kind, view.inner.unrolled]
+        loop = 7 + each * count
+    cycles = 25 + 8 * view.target.width + outputs * (5 + after + loop)
+    return Cost(round(cycles), 40 + 14 * view.inner.unrolled + 3 * after)
 
 
 @dataclass(frozen=True)

@@ -104,13 +104,15 @@ def _can_have(op: Op, graph: Graph, target: Target, layout: Layout) -> bool:
 def alternatives(stage: Stage, graph: Graph, target: Target) -> Sequence[Kernel]:
     """Return the kernels that may run a stage: its own, and those with a price that make as many rows in a call."""
     others = candidates(stage.op, graph, target)
+    if stage.kernel not in others:  # one of two stages
+        return [stage.kernel]
     may = [
         kernel
         for kernel in others
         if kernel is stage.kernel
         or (kernel.cost and stage.kernel.cost and (stage.rows == 1 or kernel.can_be_whole(stage.op, graph)))
     ]
-    return may or [stage.kernel]
+    return may
 
 
 def _needs(reader: Stage, layout: Layout, graph: Graph, target: Target) -> Needs | None:

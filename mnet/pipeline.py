@@ -80,8 +80,8 @@ def check_oracle(path: Path, graph: Graph, whose: Oracle) -> None:
     for op in graph.ops:
         if isinstance(op, Reduce) and op.function is Reduction.SUM and not whose.sum_is_signed:
             raise PlanError(
-                f"{path}, {op.name} (SUM): the kernel of {whose.name} takes its int8 input for uint8, so that its results "
-                "make no sense: use --oracle tflm."
+                f"{path}, {op.name} (SUM): the kernel of {whose.name} takes its int8 input for uint8, and what it "
+                "makes of it is of no use: choose --oracle tflm."
             )
 
 
