@@ -21,18 +21,21 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
     Op,
     Pad,
+    Reduce,
+    Reduction,
     Reshape,
     Softmax,
     check_graph,
     inputs_of,
 )
-from mnet.oracle import Oracle, add, add_arithmetic, mean, mean_arithmetic, requantization, requantize
+from mnet.oracle import Oracle, add, add_arithmetic, requantization, requantize
+from mnet.reductions import from_sums, sum_arithmetic
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+CHANNELS = 2  # the axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +85,8 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
         case AveragePool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
-        case Mean():
-            mean_how = mean_arithmetic(op, graph, oracle)
-            ends = [mean(mean_how.count * end, mean_how).astype(np.int64) for end in (source.low, source.high)]
+        case Reduce():
+            ends = _reduced(op, graph, oracle, source)
         case Add():
             how_add = add_arithmetic(op, graph, oracle)
             pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
@@ -97,6 +99,23 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case _:
             assert_never(op)
     return Interval(*ends)
+
+
+def _reduced(op: Reduce, graph: Graph, oracle: Oracle, source: Interval) -> list[Int64Array]:
+    """Return the smallest and the largest value of each output channel of a Reduce."""
+    ends, over_channels = [source.low, source.high], CHANNELS in op.axes
+    match op.function:
+        case Reduction.MEAN | Reduction.SUM:
+            how = sum_arithmetic(op, graph, oracle)
+            values = [end.sum(keepdims=True) if over_channels else end for end in ends]
+            times = how.count // len(source.low) if over_channels else how.count
+            return [from_sums(times * value, how).astype(np.int64) for value in values]
+        case Reduction.MAX:
+            return [end.max(keepdims=True) for end in ends] if over_channels else ends
+        case Reduction.MIN:
+            return [end.min(keepdims=True) for end in ends] if over_channels else ends
+        case _:
+            assert_never(op.function)
 
 
 def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
@@ -151,7 +170,9 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
         case DepthwiseConv2D() if op.depth_multiplier > 1:
             live[op.output][:] = True
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | Mean() | Pad() | Add():
+        case Reduce() if CHANNELS in op.axes:
+            live[op.input][:] = True
+        case DepthwiseConv2D() | AveragePool2D() | Reduce() | Pad() | Add():
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
     Op,
     Pad,
     Reshape,
@@ -70,11 +68,3 @@ def _moves_nothing(reshape: Reshape, graph: Graph) -> bool:
         return not readers and reshape.input not in (*graph.inputs, *graph.outputs)
     same = graph.tensors[reshape.input].shape == graph.tensors[reshape.output].shape
     return same or all(isinstance(op, FullyConnected) for op in readers)
-
-
-def is_global(op: AveragePool2D | Mean, graph: Graph) -> bool:
-    """Return whether `op` averages whole channels."""
-    if isinstance(op, Mean):
-        return True
-    height, width, _ = graph.tensors[op.input].shape
-    return op.kernel == (height, width) and op.padding == (0, 0, 0, 0)

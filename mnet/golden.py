@@ -11,12 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnet import oracle as arithmetic
-from mnet.fixed_point import (
-    exp_on_negative_values,
-    reciprocal,
-    rounding_divide_by_power_of_two,
-    saturating_rounding_doubling_high_multiply,
-)
+from mnet import reductions
 from mnet.graph import (
     Add,
     AveragePool2D,
@@ -26,15 +21,15 @@ from mnet.graph import (
     Graph,
     Int8Array,
     Int32Array,
-    Mean,
     Op,
     Pad,
+    Reduce,
     Reshape,
     Softmax,
     inputs_of,
     output_size,
 )
-from mnet.oracle import Oracle, SoftmaxArithmetic
+from mnet.oracle import Oracle
 
 _BATCH = 16  # inputs computed together; more only costs memory
 
@@ -102,28 +97,6 @@ def average_pool_2d(op: AveragePool2D, x: Int8Array) -> Int8Array:
     return np.asarray(np.clip(means, *op.activation), np.int8)
 
 
-def softmax(x: Int8Array, how: SoftmaxArithmetic) -> Int8Array:
-    """Return the softmax over the last axis, of scale 1/256 and zero_point -128.
-
-    Source: TensorFlow Lite, kernels/internal/reference/softmax.h, Softmax for int8.
-    """
-    difference = x.astype(np.int64) - x.max(axis=-1, keepdims=True)
-    counts = difference >= how.difference_min
-    scaled = saturating_rounding_doubling_high_multiply(
-        np.where(counts, difference, 0) << how.left_shift, how.multiplier
-    )
-    exponentials = np.where(counts, exp_on_negative_values(scaled), 0)
-    total = rounding_divide_by_power_of_two(exponentials, 12).sum(axis=-1, keepdims=True)
-    scale, bits_over_unit = reciprocal(total, 12)
-    exponent = bits_over_unit + 31 - 8
-    result = rounding_divide_by_power_of_two(
-        saturating_rounding_doubling_high_multiply(scale, exponentials), np.minimum(exponent, 31)
-    )
-    # From 512 equal classes on every share is below half a step. The runtimes stop the program there; 0 is the limit.
-    result = np.where(exponent > 31, 0, result)
-    return np.where(counts, np.clip(result - 128, -128, 127), -128).astype(np.int8)
-
-
 def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...]) -> Int8Array:
     """Return the output [n, height, width, channels] of one op for its inputs, each [n, height, width, channels]."""
     x = inputs[0]
@@ -132,9 +105,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return arithmetic.requantize(accumulate(op, graph, x), arithmetic.requantization(op, graph, oracle))
         case AveragePool2D():
             return average_pool_2d(op, x)
-        case Mean():
-            sums = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64)
-            return arithmetic.mean(sums, arithmetic.mean_arithmetic(op, graph, oracle))
+        case Reduce():
+            return reductions.reduce(op, graph, oracle, x)
         case Add():
             return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
         case Pad():
@@ -142,7 +114,7 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
         case Reshape():
             return x.reshape(len(x), *graph.tensors[op.output].shape)
         case Softmax():
-            return softmax(x, arithmetic.softmax_arithmetic(op, graph, oracle))
+            return reductions.softmax(x, reductions.softmax_arithmetic(op, graph))
         case _:
             assert_never(op)
 

@@ -7,6 +7,7 @@ a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = s
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]  # height, width, channels
+AXES = ("rows", "columns", "channels")  # along them
 
 
 def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
@@ -128,17 +130,29 @@ class AveragePool2D:
         return (*_windows(self, source, self.kernel, (1, 1)), source[2])
 
 
+class Reduction(Enum):
+    """What a Reduce makes of many values."""
+
+    MEAN = "mean"
+    SUM = "sum"
+    MAX = "max"  # MAX and MIN keep scale and zero_point
+    MIN = "min"
+
+
 @dataclass(frozen=True)
-class Mean:
-    """Mean over all rows and columns: [height, width, channels] -> [1, 1, channels]."""
+class Reduce:
+    """One value for all that lie along some axes, which become 1 long."""
 
     name: str
     input: str
     output: str
+    function: Reduction
+    axes: tuple[int, ...]  # of [height, width, channels], ascending
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
-        return (1, 1, source[2])
+        height, width, channels = (1 if axis in self.axes else size for axis, size in enumerate(source))
+        return (height, width, channels)
 
 
 @dataclass(frozen=True)
@@ -198,7 +212,7 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Mean | Add | Pad | Reshape | Softmax
+Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Reduce | Add | Pad | Reshape | Softmax
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

@@ -14,15 +14,16 @@ from codegen.plan import Buffer, Plan, PlannedOp
 from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
+    AXES,
     Add,
     AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
     Op,
     Pad,
+    Reduce,
     Reshape,
     Softmax,
     inputs_of,
@@ -123,7 +124,9 @@ def _attributes(op: Op) -> str:
             return f"padding {','.join(map(str, op.padding))}"
         case FullyConnected():
             return "scale per output" if op.per_channel else "one scale"
-        case Mean() | Add() | Reshape() | Softmax():
+        case Reduce():
+            return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
+        case Add() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)

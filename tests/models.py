@@ -18,9 +18,10 @@ from mnet.graph import (
     FullyConnected,
     Graph,
     Int8Array,
-    Mean,
     Op,
     Pad,
+    Reduce,
+    Reduction,
     Reshape,
     Softmax,
     Tensor,
@@ -220,12 +221,26 @@ class Builder:
         op = AveragePool2D(name, source, f"{name}_out", kernel, stride, padding, chosen)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
-    def mean(self, source: str, *, zero_point: int = -128, ratio: float = 1.0) -> str:
-        """Add a MEAN; output scale = input scale * ratio."""
-        tensor, name = self.tensors[source], self._name("mean")
-        op = Mean(name, source, f"{name}_out")
-        target = Tensor(op.output, (1, 1, tensor.shape[2]), _float32(tensor.scale * ratio), zero_point)
+    def reduce(
+        self,
+        source: str,
+        function: Reduction = Reduction.MEAN,
+        axes: tuple[int, ...] = (0, 1),
+        *,
+        zero_point: int = -128,
+        ratio: float = 1.0,
+    ) -> str:
+        """Add a MEAN or SUM of output scale = input scale * ratio, or a REDUCE_MAX or REDUCE_MIN."""
+        tensor, name = self.tensors[source], self._name(function.value)
+        op = Reduce(name, source, f"{name}_out", function, axes)
+        target = replace(tensor, name=op.output, shape=op.output_shape(tensor.shape))
+        if function in (Reduction.MEAN, Reduction.SUM):
+            target = replace(target, scale=_float32(tensor.scale * ratio), zero_point=zero_point)
         return self._append(op, target)
+
+    def mean(self, source: str, *, zero_point: int = -128, ratio: float = 1.0) -> str:
+        """Add a MEAN over rows and columns."""
+        return self.reduce(source, zero_point=zero_point, ratio=ratio)
 
     def add(self, first: str, second: str, *, activation: str = "none", zero_point: int = 0, fill: float = 1.0) -> str:
         """Add an ADD."""

@@ -6,10 +6,24 @@ from collections.abc import Collection
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array
+from mnet.graph import Graph, Int8Array, Reduction
 from tests.models import Builder
 
-KINDS = ("conv", "pointwise", "depthwise", "average_pool", "mean", "pad", "residual", "reshape", "dense", "softmax")
+# LiteRT's reference kernel of SUM is broken, so "sum" is for who asks for it.
+KINDS = (
+    "conv",
+    "pointwise",
+    "depthwise",
+    "average_pool",
+    "mean",
+    "reduce",
+    "pad",
+    "residual",
+    "reshape",
+    "dense",
+    "softmax",
+)
+_AXES = st.sampled_from(((0,), (1,), (2,), (0, 1), (0, 1), (0, 2), (1, 2), (0, 1, 2)))
 
 _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
@@ -71,6 +85,15 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
             return build.average_pool(x, kernel, stride, same=draw(st.booleans()), activation=activation)
         case "mean":
             return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
+        case "reduce":
+            function = draw(st.sampled_from((Reduction.MEAN, Reduction.MAX, Reduction.MIN)))
+            ratio = draw(st.sampled_from((1.0, 0.3, 0.77, 2.5)))
+            return build.reduce(x, function, draw(_AXES), zero_point=draw(_ZERO_POINTS), ratio=ratio)
+        case "sum":
+            axes = draw(_AXES)
+            count = math.prod(build.shape(x)[axis] for axis in axes)
+            ratio = count ** draw(st.sampled_from((0.5, 1.0, 0.0))) * draw(st.sampled_from((1.0, 0.3, 0.01, 2.5)))
+            return build.reduce(x, Reduction.SUM, axes, zero_point=draw(_ZERO_POINTS), ratio=ratio)
         case "pad":
             top, bottom, left, right = (draw(st.integers(0, 2)) for _ in range(4))
             return build.pad(x, (top, bottom, left, right))

@@ -15,11 +15,10 @@ from mnet.oracle import (
     Rounding,
     accumulator_bound,
     add_arithmetic,
-    mean_arithmetic,
     requantization,
     requantize,
-    softmax_arithmetic,
 )
+from mnet.reductions import softmax_arithmetic, sum_arithmetic
 from mnet.tflite import parse_model
 from tests.models import Builder, tiny_residual
 from tests.writer import serialise
@@ -94,7 +93,7 @@ def test_add_has_the_published_constants() -> None:
 def test_mean_folds_the_count_into_the_multiplier() -> None:
     build = Builder(1, (5, 7, 2), scale=0.1)
     graph = build.graph(build.mean("input", ratio=1.0))
-    how = mean_arithmetic(graph.ops[0], graph, LITERT)
+    how = sum_arithmetic(graph.ops[0], graph, LITERT)
     assert how.count == 35 and how.multiplier == (1 << 30 << 5) // 35 and how.shift == 1 - 5
 
 
@@ -102,5 +101,5 @@ def test_softmax_caps_the_multiplier_of_a_wide_input() -> None:
     op = Softmax("softmax", "input", "out", 1.0)
     for scale, expected in ((1 / 16, (1 << 30, 23, -248)), (100.0, (1 << 30, 31, 0))):
         graph = Graph("", {"input": Tensor("input", (1, 1, 3), scale, 0)}, (op,), ("input",), ("out",), "")
-        how = softmax_arithmetic(op, graph, LITERT)
+        how = softmax_arithmetic(op, graph)
         assert how.left_shift == expected[1] and how.difference_min == expected[2]

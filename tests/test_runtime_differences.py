@@ -16,7 +16,7 @@ import pytest
 import mnet
 from mnet import golden
 from mnet.fixed_point import multiply_rounding_twice, quantize_multiplier, saturating_rounding_doubling_high_multiply
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Mean, Op, inputs_of
+from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Op, Reduce, inputs_of
 from mnet.litert_runtime import Kernels, run_litert
 from mnet.oracle import LITERT, TFLM, Requantization, requantization, requantize
 from mnet.runtimes import RUNTIMES
@@ -60,7 +60,7 @@ Rule = Callable[..., Int8Array]  # an op, its graph, its inputs -> its output
 
 
 def finish(scaled: npt.NDArray[np.floating] | npt.NDArray[np.integer], op: Op, graph: Graph) -> Int8Array:
-    activation = (-128, 127) if isinstance(op, Mean) else op.activation  # type: ignore[union-attr]
+    activation = (-128, 127) if isinstance(op, Reduce) else op.activation  # type: ignore[union-attr]
     return np.clip(scaled + graph.tensors[op.output].zero_point, *activation).astype(np.int8)
 
 
@@ -107,7 +107,7 @@ def add_in_21_bits(op: Op, graph: Graph, a: Int8Array, b: Int8Array) -> Int8Arra
 
 def mean_in_single_precision(op: Op, graph: Graph, x: Int8Array) -> Int8Array:
     """Scale the sum and add the zero_point in single precision, then round, halves to even."""
-    assert isinstance(op, Mean)
+    assert isinstance(op, Reduce)
     source, target = graph.tensors[op.input], graph.tensors[op.output]
     count = x.shape[1] * x.shape[2]
     sums = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64) - count * source.zero_point
@@ -117,7 +117,7 @@ def mean_in_single_precision(op: Op, graph: Graph, x: Int8Array) -> Int8Array:
 
 def mean_with_an_offset(op: Op, graph: Graph, x: Int8Array) -> Int8Array:
     """Scale the sum of quantized values; the zero_points become one offset, rounded before it is added."""
-    assert isinstance(op, Mean)
+    assert isinstance(op, Reduce)
     source, target = graph.tensors[op.input], graph.tensors[op.output]
     count = x.shape[1] * x.shape[2]
     first, second = np.float32(source.scale), np.float32(target.scale)

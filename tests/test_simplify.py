@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 
-from codegen.simplify import is_global, simplify
+from codegen.reduction import is_global
+from codegen.simplify import simplify
 from mnet import golden
 from mnet.graph import AveragePool2D, Conv2D, DepthwiseConv2D, Graph, Pad, Reshape
 from mnet.oracle import LITERT

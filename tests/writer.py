@@ -17,9 +17,10 @@ from mnet.graph import (
     Graph,
     Int8Array,
     Int32Array,
-    Mean,
     Op,
     Pad,
+    Reduce,
+    Reduction,
     Reshape,
     Softmax,
     Tensor,
@@ -27,6 +28,13 @@ from mnet.graph import (
 )
 from mnet.operands import activation_range
 from tests.models import ACTIVATIONS, geometry
+
+_REDUCTIONS = {
+    Reduction.MEAN: "MEAN",
+    Reduction.SUM: "SUM",
+    Reduction.MAX: "REDUCE_MAX",
+    Reduction.MIN: "REDUCE_MIN",
+}
 
 
 def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
@@ -198,10 +206,11 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options.filterHeight, options.filterWidth = op.kernel
             options.fusedActivationFunction = _fused(op, target, op.activation)
             return _Written("AVERAGE_POOL_2D", options)
-        case Mean():
+        case Reduce():
             options = objects.ReducerOptionsT()
             options.keepDims = True
-            return _Written("MEAN", options, (writer.integers(f"{op.name}_axes", [1, 2]),))
+            axes = [axis + 1 for axis in op.axes]
+            return _Written(_REDUCTIONS[op.function], options, (writer.integers(f"{op.name}_axes", axes),))
         case Add():
             options = objects.AddOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
