@@ -52,6 +52,13 @@ class Tensor:
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 
 
+class Dense(Enum):
+    """How many scales the weights of a FULLY_CONNECTED have: runtimes take another road for each."""
+
+    PER_TENSOR = "one scale"
+    PER_CHANNEL = "scale per output"
+
+
 @dataclass(frozen=True, eq=False)
 class Conv2D:
     """Convolution; 1x1 with stride 1 is what people call pointwise."""
@@ -66,6 +73,7 @@ class Conv2D:
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]  # pixels: top, bottom, left, right; SAME and VALID are resolved on import
     activation: tuple[int, int]  # smallest and largest int8 that the output may hold
+    dense: Dense | None = None  # a FULLY_CONNECTED of every pixel: it rounds as that does
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
@@ -105,7 +113,7 @@ class FullyConnected:
     weights: Int8Array  # [channels_out, channels_in], read-only
     bias: Int32Array  # [channels_out], read-only
     weight_scales: Float64Array  # [channels_out]; all equal where the file has one scale
-    per_channel: bool  # whether the file has one scale per output (runtimes take another road then)
+    dense: Dense
     activation: tuple[int, int]
 
     def output_shape(self, source: Shape) -> Shape:

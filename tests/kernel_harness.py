@@ -24,7 +24,7 @@ from codegen.targets import target
 from mnet.counting import Edge
 from mnet.cycles import BlockCosts, apply
 from mnet.fixed_point import quantize_multiplier
-from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Tensor
+from mnet.graph import Conv2D, Dense, DepthwiseConv2D, FullyConnected, Tensor
 from mnet.oracle import Requantization, Rounding
 from mnet.resources import folder
 
@@ -346,7 +346,7 @@ def layer(
         activation,
     )
     if kind is FullyConnected:
-        op = FullyConnected("op", "in", "out", weights, bias, scales, True, activation)
+        op = FullyConnected("op", "in", "out", weights, bias, scales, Dense.PER_CHANNEL, activation)
     elif kind is Conv2D:
         op = Conv2D(
             "op", "in", "out", weights, bias, scales, geometry["stride"], (1, 1), geometry["padding"], activation

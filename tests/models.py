@@ -13,6 +13,7 @@ from mnet.graph import (
     Add,
     AveragePool2D,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
@@ -183,12 +184,35 @@ class Builder:
     ) -> str:
         """Add a FULLY_CONNECTED."""
         weights, scales = self._weights((channels, math.prod(self.shape(source))), 0, 0.0)
-        per_channel = per_channel and channels > 1
-        if not per_channel:
+        dense = Dense.PER_CHANNEL if per_channel and channels > 1 else Dense.PER_TENSOR
+        if dense is Dense.PER_TENSOR:
             scales = _frozen(np.full(channels, scales[0]))
         name, bias = self._name("dense"), np.zeros(channels, np.int32)
-        op = FullyConnected(name, source, f"{name}_out", weights, bias, scales, per_channel, (-128, 127))
+        op = FullyConnected(name, source, f"{name}_out", weights, bias, scales, dense, (-128, 127))
         return self._finish(op, (1, 1, channels), activation, zero_point, fill)
+
+    def dense_of_pixels(
+        self,
+        source: str,
+        channels: int,
+        *,
+        per_channel: bool = False,
+        activation: str = "none",
+        zero_point: int = 0,
+        fill: float = 1.0,
+        dead: float = 0.0,
+    ) -> str:
+        """Add a FULLY_CONNECTED of each of two pixels or more."""
+        height, width, taken = self.shape(source)
+        assert height * width > 1  # of one pixel it is a FullyConnected
+        weights, scales = self._weights((channels, 1, 1, taken), 0, dead)
+        dense = Dense.PER_CHANNEL if per_channel and channels > 1 else Dense.PER_TENSOR
+        if dense is Dense.PER_TENSOR:
+            scales = _frozen(np.full(channels, scales[0]))
+        name, bias = self._name("dense"), np.zeros(channels, np.int32)
+        window = (1, 1), (1, 1), (0, 0, 0, 0)
+        op = Conv2D(name, source, f"{name}_out", weights, bias, scales, *window, (-128, 127), dense)
+        return self._finish(op, (height, width, channels), activation, zero_point, fill)
 
     def average_pool(
         self,

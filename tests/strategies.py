@@ -21,6 +21,7 @@ KINDS = (
     "residual",
     "reshape",
     "dense",
+    "dense of pixels",
     "softmax",
 )
 _AXES = st.sampled_from(((0,), (1,), (2,), (0, 1), (0, 1), (0, 2), (1, 2), (0, 1, 2)))
@@ -122,6 +123,18 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 activation=draw(_ACTIVATIONS),
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
+            )
+        case "dense of pixels":
+            if height * width == 1:
+                return build.reshape(x, (1, 1, channels))
+            return build.dense_of_pixels(
+                x,
+                draw(_CHANNELS),
+                per_channel=draw(st.booleans()),
+                activation=draw(_ACTIVATIONS),
+                zero_point=draw(_ZERO_POINTS),
+                fill=draw(_FILLS),
+                dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
         case "softmax":
             beta = draw(st.sampled_from((1.0, 1.0, 0.5, 7.0)))

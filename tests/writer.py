@@ -12,6 +12,7 @@ from mnet.graph import (
     Add,
     AveragePool2D,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
@@ -140,7 +141,7 @@ class _Writer:
     ) -> tuple[int, int]:
         """Add weights and bias; return their indices."""
         scales = op.weight_scales
-        if isinstance(op, FullyConnected) and not op.per_channel:
+        if not isinstance(op, DepthwiseConv2D) and op.dense is Dense.PER_TENSOR:
             scales = scales[:1]
         bias_scales = self.graph.tensors[op.input].scale * scales
         int8, int32 = schema.TensorType.INT8, schema.TensorType.INT32
@@ -184,6 +185,11 @@ def _written(writer: _Writer, op: Op) -> _Written:
     source, target = graph.tensors[inputs_of(op)[0]], graph.tensors[op.output]
     options: Any
     match op:
+        case Conv2D(dense=Dense()):
+            options = objects.FullyConnectedOptionsT()
+            options.keepNumDims = True
+            options.fusedActivationFunction = _fused(op, target, op.activation)
+            return _Written("FULLY_CONNECTED", options, writer.weights(op, op.weights[:, 0, 0], 0))
         case Conv2D():
             options = objects.Conv2DOptionsT()
             _set_window(options, op, source, op.weights.shape[1:3], op.dilation)
