@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from codegen.layout import Storage
-from mnet.graph import Op
+from mnet.graph import Int8Array, Op
 from mnet.oracle import AddArithmetic, MeanArithmetic, Requantization, SoftmaxArithmetic
 
-Arithmetic = AddArithmetic | MeanArithmetic | SoftmaxArithmetic
+Arithmetic = AddArithmetic | MeanArithmetic | SoftmaxArithmetic | Int8Array  # a table of 256 results
 
 
 @dataclass(frozen=True, eq=False)

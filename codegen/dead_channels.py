@@ -1,7 +1,7 @@
 """Drop what no input can change, exactly: channels that always hold one value, and channels that nobody reads.
 
 Forward, interval analysis: the smallest and the largest value of each channel follow from those of the channels before,
-because every op is monotone in its accumulator. Where the two meet the channel is constant. Padding reads as the
+because every op is monotone in its accumulator, or has a table of 256 results. Where the two meet the channel is constant. Padding reads as the
 zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer holds at the borders, too.
 Backward, liveness: a channel is needed where a needed channel reads it with a nonzero weight and cannot fold it into
 its bias. A constant folds where every tap sees it: there is no padding, or it is the zero_point.
@@ -14,6 +14,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from mnet import elementwise
 from mnet.graph import (
     Add,
     AveragePool2D,
@@ -21,11 +22,13 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
+    Int8Array,
     Mean,
     Op,
     Pad,
     Reshape,
     Softmax,
+    Unary,
     check_graph,
     inputs_of,
 )
@@ -85,6 +88,8 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case Mean():
             mean_how = mean_arithmetic(op, graph, oracle)
             ends = [mean(mean_how.count * end, mean_how).astype(np.int64) for end in (source.low, source.high)]
+        case Unary():
+            ends = list(_image(elementwise.table(op, graph, oracle), source))
         case Add():
             how_add = add_arithmetic(op, graph, oracle)
             pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
@@ -97,6 +102,12 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case _:
             assert_never(op)
     return Interval(*ends)
+
+
+def _image(table: Int8Array, source: Interval) -> tuple[Int64Array, Int64Array]:
+    """Return the least and the greatest of the results [256] of what each channel can hold."""
+    images = [table[low + 128 : high + 129] for low, high in zip(source.low, source.high, strict=True)]
+    return np.array([image.min() for image in images], np.int64), np.array([image.max() for image in images], np.int64)
 
 
 def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
@@ -151,7 +162,7 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
         case DepthwiseConv2D() if op.depth_multiplier > 1:
             live[op.output][:] = True
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | Mean() | Pad() | Add():
+        case DepthwiseConv2D() | AveragePool2D() | Mean() | Pad() | Unary() | Add():
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]

@@ -21,6 +21,7 @@ from codegen import (
     depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
+    elementwise,
     packed,
     plain,
     row_sum,
@@ -424,6 +425,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.add_view,
         pack=plain.add_pack,
     ),
+    *elementwise.KERNELS,
     Kernel(
         family="average_pool",
         template="average_pool.c.j2",

@@ -10,6 +10,7 @@ from codegen.kernels import AVERAGE, ROW_SUM, ROW_SUM_DSP, candidates
 from codegen.layout import PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.simplify import is_global
 from codegen.targets import Target
+from mnet.elementwise import table
 from mnet.errors import PlanError
 from mnet.graph import (
     Add,
@@ -22,6 +23,7 @@ from mnet.graph import (
     Op,
     Softmax,
     Tensor,
+    Unary,
     inputs_of,
 )
 from mnet.oracle import (
@@ -191,6 +193,8 @@ def _arithmetic(op: Op, graph: Graph, oracle: Oracle) -> tuple[Requantization | 
     match op:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             return requantization(op, graph, oracle), None
+        case Unary():
+            return None, table(op, graph, oracle)
         case Add():
             return None, add_arithmetic(op, graph, oracle)
         case Mean():

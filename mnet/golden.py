@@ -9,6 +9,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from mnet import elementwise
 from mnet import oracle as arithmetic
 from mnet.fixed_point import (
     exp_on_negative_values,
@@ -30,6 +31,7 @@ from mnet.graph import (
     Pad,
     Reshape,
     Softmax,
+    Unary,
     inputs_of,
     output_size,
 )
@@ -134,6 +136,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
         case Mean():
             sums = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64)
             return arithmetic.mean(sums, arithmetic.mean_arithmetic(op, graph, oracle))
+        case Unary():
+            return elementwise.table(op, graph, oracle)[x.astype(np.int16) + 128]
         case Add():
             return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
         case Pad():

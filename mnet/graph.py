@@ -7,6 +7,7 @@ a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = s
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -141,6 +142,42 @@ class Mean:
         return (1, 1, source[2])
 
 
+class UnaryFunction(Enum):
+    """What is done to each value of a tensor, by the name of the operator in the file."""
+
+    RELU = "RELU"
+    RELU6 = "RELU6"
+    RELU_N1_TO_1 = "RELU_N1_TO_1"
+    RELU_0_TO_1 = "RELU_0_TO_1"
+    LEAKY_RELU = "LEAKY_RELU"
+    HARD_SWISH = "HARD_SWISH"
+    QUANTIZE = "QUANTIZE"  # to another scale and zero_point
+    ABS = "ABS"
+    NEG = "NEG"
+    LOGISTIC = "LOGISTIC"
+    TANH = "TANH"
+    ELU = "ELU"
+    GELU = "GELU"
+    GELU_TANH = "GELU, approximate"  # by tanh
+    EXP = "EXP"
+    LOG = "LOG"
+
+
+@dataclass(frozen=True)
+class Unary:
+    """A function of one value, of each value."""
+
+    name: str
+    input: str
+    output: str
+    function: UnaryFunction
+    alpha: float = 0.0  # of LEAKY_RELU, the slope below 0; a float32, widened
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
+
+
 @dataclass(frozen=True)
 class Add:
     """Elementwise sum of two tensors of one shape, each with its own scale."""
@@ -198,7 +235,7 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Mean | Add | Pad | Reshape | Softmax
+Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Mean | Unary | Add | Pad | Reshape | Softmax
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

@@ -21,7 +21,18 @@ from mnet.fixed_point import (
     multiply_rounding_twice,
     quantize_multiplier,
 )
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Int32Array, Mean, Softmax
+from mnet.graph import (
+    Add,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Graph,
+    Int8Array,
+    Int32Array,
+    Mean,
+    Softmax,
+    UnaryFunction,
+)
 
 
 class Rounding(Enum):
@@ -37,6 +48,13 @@ class ScaleProduct(Enum):
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+
+
+class Curve(Enum):
+    """How LOGISTIC and TANH are computed."""
+
+    FLOAT32 = "the function in float32, rounded"
+    FIXED = "gemmlowp's exponential and reciprocal in fixed point"
 
 
 # Forms that generated code may give these steps where the bits are proven to be the same: see codegen.requantize.
@@ -59,13 +77,18 @@ class Oracle:
     fully_connected_per_channel: Rounding
     add: Rounding
     mean: Rounding
+    unary: Rounding  # of RELU, LEAKY_RELU, QUANTIZE, ABS: whatever only rescales
+    curve: Curve
+    relu6_rescales: bool  # RELU6 as an operator of its own; otherwise both its scales count as equal
+    functions: frozenset[UnaryFunction]  # that the runtime has for int8
     shortcuts: frozenset[str] = SHORTCUTS
 
 
 # LiteRT's reference kernels (OpResolverType.BUILTIN_REF), ai-edge-litert 2.3.
 # Convolutions: kernels/internal/reference/integer_ops/conv.h and depthwise_conv.h. FULLY_CONNECTED:
 # integer_ops/fully_connected.h, "receives the scales in float and performs requant in float to avoid loss of
-# precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum.
+# precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum. Functions of one value: activations.cc,
+# elementwise.cc, exp.cc, neg.cc, quantize.cc; the curves through LUTPopulate (kernels/internal/common.h).
 LITERT = Oracle(
     name="litert",
     convolution=Rounding.DOUBLE,
@@ -75,10 +98,15 @@ LITERT = Oracle(
     fully_connected_per_channel=Rounding.REAL,
     add=Rounding.DOUBLE,
     mean=Rounding.DOUBLE,
+    unary=Rounding.DOUBLE,
+    curve=Curve.FLOAT32,
+    relu6_rescales=True,
+    functions=frozenset(UnaryFunction) - {UnaryFunction.ELU},
 )
 
 # tflite-micro's portable kernels. FULLY_CONNECTED: kernels/fully_connected_common.cc and kernel_util.cc,
-# GetQuantizedConvolutionMultipler, which multiplies the two scales as float32.
+# GetQuantizedConvolutionMultipler, which multiplies the two scales as float32. LOGISTIC and TANH: logistic_common.cc,
+# tanh.cc. RELU6: activations_common.cc, Relu6Prepare, which looks at the input's scale only.
 TFLM = Oracle(
     name="tflm",
     convolution=Rounding.DOUBLE,
@@ -88,6 +116,22 @@ TFLM = Oracle(
     fully_connected_per_channel=Rounding.DOUBLE,
     add=Rounding.DOUBLE,
     mean=Rounding.DOUBLE,
+    unary=Rounding.DOUBLE,
+    curve=Curve.FIXED,
+    relu6_rescales=False,
+    functions=frozenset(
+        {
+            UnaryFunction.RELU,
+            UnaryFunction.RELU6,
+            UnaryFunction.LEAKY_RELU,
+            UnaryFunction.HARD_SWISH,
+            UnaryFunction.QUANTIZE,
+            UnaryFunction.ABS,
+            UnaryFunction.LOGISTIC,
+            UnaryFunction.TANH,
+            UnaryFunction.ELU,
+        }
+    ),
 )
 
 ORACLES = {oracle.name: oracle for oracle in (LITERT, TFLM)}

@@ -25,6 +25,7 @@ from mnet.graph import (
     Pad,
     Reshape,
     Softmax,
+    Unary,
     inputs_of,
     macs_of,
     weights_of,
@@ -122,6 +123,8 @@ def _attributes(op: Op) -> str:
             return f"padding {','.join(map(str, op.padding))}"
         case FullyConnected():
             return "scale per output" if op.per_channel else "one scale"
+        case Unary():
+            return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
         case Mean() | Add() | Reshape() | Softmax():
             return ""
         case _:
