@@ -1,5 +1,6 @@
 """Run LiteRT, with any of its sets of kernels, and hand back every tensor that a Graph knows."""
 
+import warnings
 from enum import Enum
 from pathlib import Path
 
@@ -38,11 +39,13 @@ def run_litert(
         raise MissingToolError("LiteRT is missing: pip install ai-edge-litert") from error
     source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
     try:
-        interpreter = Interpreter(
-            **source,
-            experimental_op_resolver_type=OpResolverType[kernels.value],
-            experimental_preserve_all_tensors=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that all tensors are kept takes memory: they are what is wanted
+            interpreter = Interpreter(
+                **source,
+                experimental_op_resolver_type=OpResolverType[kernels.value],
+                experimental_preserve_all_tensors=True,
+            )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ToolError(f"LiteRT refuses {graph.name}: {error}") from error

@@ -79,10 +79,12 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="mnet-") as name:
         folder = Path(name) / prepared.graph.name
         write(prepared, folder)
-        legs.append(_attempt("C on this computer", lambda: _host(prepared, folder, tensors, progress)))
+        legs.append(
+            _attempt("C on this computer", partial(_run, partial(host_program, folder), prepared, tensors, progress))
+        )
         for core in prepared.plan.target.runs_on if cores is None else cores:
-            run = partial(_core, prepared, folder, target(core), few, progress)
-            legs.append(_attempt(f"C on {core}", run))
+            build = partial(core_program, folder, target(core))
+            legs.append(_attempt(f"C on {core}", partial(_run, build, prepared, few, progress)))
         if chosen:
 
             def within() -> Leg:
@@ -122,14 +124,23 @@ def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
     return verify.compare_tensors(runtime.title, prepared.source, found, tensors)
 
 
-def _host(prepared: Prepared, folder: Path, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
+def host_program(folder: Path) -> tuple[str, verify.Run]:
+    """Build a generated folder for this computer, under poison; return what to call it, and how to run it.
+
+    Raises:
+        ToolError: no compiler, or it fails.
+    """
     compiler = find_compiler("cc")
     program = build_host(folder, ("SUBJECT_TRACE", "SUBJECT_POISON"), folder / "host")
-    name = f"C on this computer, {compiler.name}"
-    return _run(name, prepared, tensors, lambda data: run_host(program, data).trace, progress)
+    return f"C on this computer, {compiler.name}", lambda data: run_host(program, data).trace
 
 
-def _core(prepared: Prepared, folder: Path, core: Target, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
+def core_program(folder: Path, core: Target) -> tuple[str, verify.Run]:
+    """Build a generated folder for a core; return what to call it, and how to run it in an emulator.
+
+    Raises:
+        ToolError: no compiler or emulator, or it fails.
+    """
     try:
         find_qemu()
         emulator = "QEMU"
@@ -143,7 +154,7 @@ def _core(prepared: Prepared, folder: Path, core: Target, tensors: dict[str, Int
     def run(data: bytes) -> bytes:
         return run_qemu(program, None, data).trace if emulator == "QEMU" else run_unicorn(program, core, data).trace
 
-    return _run(f"C on {core.name}, {compiler}, {emulator}", prepared, tensors, run, progress)
+    return f"C on {core.name}, {compiler}, {emulator}", run
 
 
 def find_target_compiler() -> str:
@@ -163,7 +174,13 @@ def find_target_compiler() -> str:
             raise missing from None
 
 
-def _run(name: str, prepared: Prepared, tensors: dict[str, Int8Array], run: verify.Run, progress: Progress) -> Leg:
+def _run(
+    build: Callable[[], tuple[str, verify.Run]],
+    prepared: Prepared,
+    tensors: dict[str, Int8Array],
+    progress: Progress,
+) -> Leg:
+    name, run = build()
     total = len(tensors[prepared.source.input])
     done = 0
 
