@@ -1,8 +1,9 @@
 """Drop what no input can change, exactly: channels that always hold one value, and channels that nobody reads.
 
 Forward, interval analysis: the smallest and the largest value of each channel follow from those of the channels before,
-because every op is monotone in its accumulator, or has a table of 256 results. Where the two meet the channel is constant. Padding reads as the
-zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer holds at the borders, too.
+because every op is monotone in its accumulator, or has a table of 256 results. Where the two meet the channel is
+constant. Padding reads as the zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer
+holds at the borders, too.
 Backward, liveness: a channel is needed where a needed channel reads it with a nonzero weight and cannot fold it into
 its bias. A constant folds where every tap sees it: there is no padding, or it is the zero_point.
 """

@@ -21,7 +21,7 @@ from mnet.fixed_point import (
     tanh,
 )
 from mnet.graph import Graph, Int8Array, Tensor, Unary, UnaryFunction
-from mnet.oracle import Curve, Oracle, Rounding, scaled
+from mnet.oracle import Curve, Oracle, Rounding, ScaleProduct, scaled
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -147,18 +147,18 @@ def _multiplier16(real: float) -> tuple[int, int]:
     return min((multiplier + (1 << 15)) >> 16, (1 << 15) - 1), exponent
 
 
-def _hard_swish_scales(source: Tensor, target: Tensor) -> tuple[float, float]:
-    """Return the scales of the input, times 2**7, in those of the output and of x / 3 as an int16; in float32."""
-    fine = np.float32(1 / 128) * np.float32(source.scale)
-    return float(fine / np.float32(target.scale)), float(fine / np.float32(3 / 32768))
+def _hard_swish_scales(source: Tensor, target: Tensor, precision: ScaleProduct) -> tuple[float, float]:
+    """Return the scales of the input, times 2**7, in those of the output and of x / 3 as an int16."""
+    fine = source.scale / 128
+    return _ratio(fine, by=target.scale, precision=precision), _ratio(fine, by=3 / 32768, precision=precision)
 
 
-def _hard_swish(source: Tensor, target: Tensor) -> Int64Array:
+def _hard_swish(source: Tensor, target: Tensor, precision: ScaleProduct) -> Int64Array:
     """Return x * min(max(x + 3, 0), 6) / 6 in 16 bits, zero_point included.
 
     Source: TensorFlow Lite, kernels/internal/reference/hard_swish.h, and activations.cc, HardSwishPrepare.
     """
-    to_output, to_thirds = _hard_swish_scales(source, target)
+    to_output, to_thirds = _hard_swish_scales(source, target, precision)
     output_multiplier, output_exponent = _multiplier16(to_output)
     multiplier, exponent = _multiplier16(to_thirds)
     x = (_QUANTIZED - source.zero_point) << 7
@@ -177,29 +177,30 @@ def _rescaled(x: Int64Array, scale: float, rounding: Rounding) -> Int64Array:
     return scaled(x, *quantize_multiplier(scale), rounding)
 
 
-def _ratio(*scales: float, by: float) -> float:
-    """Return the product of some scales over another, each step in float32, as the runtimes have it in most places."""
-    product = np.float32(scales[0])
+def _ratio(*scales: float, by: float, precision: ScaleProduct) -> float:
+    """Return the product of some float32 scales over another, each step rounded to `precision`."""
+    exact = np.float32 if precision is ScaleProduct.FLOAT32 else np.float64
+    product = exact(scales[0])
     for scale in scales[1:]:
-        product *= np.float32(scale)
-    return float(product / np.float32(by))
+        product *= exact(scale)
+    return float(product / exact(by))
 
 
-def _stepwise(op: Unary, source: Tensor, target: Tensor, rounding: Rounding) -> Int64Array:
+def _stepwise(op: Unary, source: Tensor, target: Tensor, oracle: Oracle) -> Int64Array:
     """Return [256] results before the clamp to int8, of the functions that rescale an integer.
 
     Source: TensorFlow Lite, kernels/activations.cc (ReluPrepare, LeakyReluPrepare), elementwise.cc (AbsEvalQuantized),
     quantize.cc; kernels/internal/optimized/optimized_ops.h (ReluX), reference/leaky_relu.h, reference/requantize.h.
     """
-    x = _QUANTIZED - source.zero_point
-    ratio = _ratio(source.scale, by=target.scale)
+    x, rounding = _QUANTIZED - source.zero_point, oracle.unary
+    ratio = _ratio(source.scale, by=target.scale, precision=oracle.unary_scale)
     match op.function:
         case function if function in _CLAMPS:
             low, high = clamp_of(function, target.scale, target.zero_point) or (-128, 127)
             y = _rescaled(x, ratio, rounding) + target.zero_point
             return np.minimum(np.maximum(y, low), high)  # in this order: high may lie below low
         case UnaryFunction.LEAKY_RELU:
-            slope = _ratio(source.scale, abs(op.alpha), by=target.scale)
+            slope = _ratio(source.scale, abs(op.alpha), by=target.scale, precision=oracle.unary_scale)
             below = _rescaled(x, slope, rounding) * (1 if op.alpha >= 0 else -1)
             return np.where(x >= 0, _rescaled(x, ratio, rounding), below) + target.zero_point
         case UnaryFunction.QUANTIZE:
@@ -209,7 +210,7 @@ def _stepwise(op: Unary, source: Tensor, target: Tensor, rounding: Rounding) -> 
         case UnaryFunction.NEG:  # of the quantized value itself; -(-128) wraps
             return (-_QUANTIZED + 128) % 256 - 128
         case UnaryFunction.HARD_SWISH:
-            return _hard_swish(source, target)
+            return _hard_swish(source, target, oracle.unary_scale)
         case _:
             raise ValueError(f"{op.function} is a curve")
 
@@ -235,8 +236,23 @@ def table(op: Unary, graph: Graph, oracle: Oracle) -> Int8Array:
         assert clamp is not None
         y = np.clip(_QUANTIZED, *clamp)
     else:
-        y = _stepwise(op, source, target, oracle.unary)
+        y = _stepwise(op, source, target, oracle)
     return np.clip(y, -128, 127).astype(np.int8)
+
+
+def unary_words(function: UnaryFunction, oracle: Oracle) -> str:
+    """Return in words how `oracle` computes a function."""
+    if function is UnaryFunction.HARD_SWISH:
+        return "products of 16 bits, the last of which is truncated"
+    if function is UnaryFunction.NEG:
+        return "the quantized value's sign changes, whatever the zero_points"
+    if function in (UnaryFunction.LOGISTIC, UnaryFunction.TANH):
+        return oracle.curve.value
+    if function in _CURVES:
+        return Curve.FLOAT32.value
+    if function is UnaryFunction.RELU6 and not oracle.relu6_rescales:
+        return "a clamp that takes both scales for equal"
+    return oracle.unary.value
 
 
 def reason_to_refuse(op: Unary, source: Tensor, target: Tensor) -> str | None:
@@ -249,7 +265,7 @@ def reason_to_refuse(op: Unary, source: Tensor, target: Tensor) -> str | None:
         case UnaryFunction.LOGISTIC | UnaryFunction.TANH:
             fits = 2.0**-27 < source.scale < 2.0**30
         case UnaryFunction.HARD_SWISH:  # exponents of int16 shifts
-            to_output, to_thirds = _hard_swish_scales(source, target)
+            to_output, to_thirds = _hard_swish_scales(source, target, ScaleProduct.FLOAT64)
             fits = 2.0**-15 <= to_output < 1 - 2.0**-20 and 2.0**-15 <= to_thirds < 2.0**30
         case UnaryFunction.NEG:
             fits = True

@@ -44,7 +44,7 @@ class Rounding(Enum):
 
 
 class ScaleProduct(Enum):
-    """In which precision input scale and weight scale are multiplied before the division by the output scale."""
+    """In which precision scales are multiplied and divided."""
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
@@ -78,6 +78,7 @@ class Oracle:
     add: Rounding
     mean: Rounding
     unary: Rounding  # of RELU, LEAKY_RELU, QUANTIZE, ABS: whatever only rescales
+    unary_scale: ScaleProduct  # how its scales are multiplied and divided; QUANTIZE is always FLOAT64
     curve: Curve
     relu6_rescales: bool  # RELU6 as an operator of its own; otherwise both its scales count as equal
     functions: frozenset[UnaryFunction]  # that the runtime has for int8
@@ -87,8 +88,9 @@ class Oracle:
 # LiteRT's reference kernels (OpResolverType.BUILTIN_REF), ai-edge-litert 2.3.
 # Convolutions: kernels/internal/reference/integer_ops/conv.h and depthwise_conv.h. FULLY_CONNECTED:
 # integer_ops/fully_connected.h, "receives the scales in float and performs requant in float to avoid loss of
-# precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum. Functions of one value: activations.cc,
-# elementwise.cc, exp.cc, neg.cc, quantize.cc; the curves through LUTPopulate (kernels/internal/common.h).
+# precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum. Functions of one value:
+# activations.cc, elementwise.cc, exp.cc, neg.cc, quantize.cc; curves through LUTPopulate (kernels/internal/common.h);
+# register_ref.cc has no ELU.
 LITERT = Oracle(
     name="litert",
     convolution=Rounding.DOUBLE,
@@ -99,6 +101,7 @@ LITERT = Oracle(
     add=Rounding.DOUBLE,
     mean=Rounding.DOUBLE,
     unary=Rounding.DOUBLE,
+    unary_scale=ScaleProduct.FLOAT32,
     curve=Curve.FLOAT32,
     relu6_rescales=True,
     functions=frozenset(UnaryFunction) - {UnaryFunction.ELU},
@@ -117,6 +120,7 @@ TFLM = Oracle(
     add=Rounding.DOUBLE,
     mean=Rounding.DOUBLE,
     unary=Rounding.DOUBLE,
+    unary_scale=ScaleProduct.FLOAT64,  # of the package; sources up to August 2026 divide in float32
     curve=Curve.FIXED,
     relu6_rescales=False,
     functions=frozenset(

@@ -39,8 +39,8 @@ from tests.writer import serialise
 EVERY_VALUE = np.arange(-128, 128).astype(np.int8).reshape(1, 1, 1, 256)
 SCALES = st.one_of(st.sampled_from((1 / 128, 1 / 256, 0.0235, 0.1)), st.floats(-18, 6).map(lambda x: 2.0**x))
 ZERO_POINTS = st.one_of(st.sampled_from((-128, 0, 127)), st.integers(-128, 127))
-RATIOS = st.one_of(st.sampled_from((1.0, 0.5, 2.0)), st.floats(-10, 10).map(lambda x: 2.0**x))
-ALPHAS = st.one_of(st.sampled_from((0.0, 0.1, 0.3, 1.0)), st.floats(-3, 3, width=32))
+RATIOS = st.one_of(st.sampled_from((1.0, 0.5, 2.0, 2 / 3, 4 / 3, 0.4)), st.floats(-10, 10).map(lambda x: 2.0**x))
+ALPHAS = st.one_of(st.sampled_from((0.0, 0.1, 0.3, 1.0, 1.5)), st.floats(-3, 3, width=32))
 
 
 @st.composite
@@ -82,6 +82,13 @@ def test_logistic_differs_between_the_runtimes_for_one_scale_in_a_thousand() -> 
     assert isinstance(op, Unary)
     float32, fixed = (table(op, graph, oracle).astype(int) for oracle in (LITERT, TFLM))
     assert np.abs(float32 - fixed).sum() == 1
+
+
+def test_litert_divides_scales_in_single_precision_and_tflm_in_double() -> None:
+    build = Builder(0, (1, 1, 256), scale=0.0235, zero_point=123)
+    graph = build.graph(build.unary("input", UnaryFunction.LEAKY_RELU, alpha=1.5, zero_point=0))
+    of_litert, of_tflm = (golden.run(graph, ORACLES[name], EVERY_VALUE)[graph.output] for name in ("litert", "tflm"))
+    assert (of_litert != of_tflm).sum() == 43  # a slope of 1.5 sends halves elsewhere than one of 1.50000012
 
 
 def test_relu6_of_tflm_takes_both_scales_for_equal() -> None:
