@@ -7,7 +7,8 @@ the table below. mnet/docs/runtimes.md says the same at length, with the test th
 from collections.abc import Mapping
 from typing import Any
 
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Mean, Op, Softmax
+from mnet.elementwise import unary_words
+from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Op, Reduce, Reduction, Softmax, Unary
 from mnet.oracle import ORACLES, Oracle, ScaleProduct
 
 _TWICE_UPWARDS = "saturating rounding doubling high multiply, then rounding shift with halves upwards"
@@ -18,7 +19,7 @@ _WORDS: Mapping[str, Mapping[type[Any], str]] = {
         Conv2D: _TWICE_UPWARDS,
         DepthwiseConv2D: f"for channels in whole groups of eight {_TWICE_UPWARDS}, for the rest halves away from zero",
         FullyConnected: _TWICE_UPWARDS,
-        Mean: "the sum of quantized values times a multiplier, and an offset that was rounded on its own",
+        Reduce: "the sum of quantized values times a multiplier, and an offset that was rounded on its own",
         Softmax: _TABLE,
     },
     "xnnpack": {
@@ -26,7 +27,7 @@ _WORDS: Mapping[str, Mapping[type[Any], str]] = {
         DepthwiseConv2D: _IN_FLOAT,
         FullyConnected: _IN_FLOAT,
         Add: "both inputs times multipliers of 21 bits, one shift of the sum with halves upwards",
-        Mean: "the sum times the scale plus the zero point in single precision, rounded with halves to even",
+        Reduce: "the sum times the scale plus the zero point in single precision, rounded with halves to even",
         Softmax: _TABLE,
     },
 }
@@ -36,6 +37,8 @@ def rounding_of(op: Op, runtime: str) -> str:
     """Return the steps that `runtime` (an oracle, or another row of `mnet.runtimes`) takes, "" where none are known."""
     if runtime in ORACLES:
         return _of_oracle(op, ORACLES[runtime])
+    if isinstance(op, Reduce) and (op.function is not Reduction.MEAN or op.axes != (0, 1)):
+        return ""
     return _WORDS.get(runtime, {}).get(type(op), "")
 
 
@@ -50,10 +53,12 @@ def _of_oracle(op: Op, oracle: Oracle) -> str:
         case FullyConnected():
             in_float = oracle.fully_connected_scale is ScaleProduct.FLOAT32
             return oracle.fully_connected.value + (", the scales multiplied as float32" if in_float else "")
+        case Unary():
+            return f"{op.function.value}: {unary_words(op.function, oracle)}"
         case Add():
             return oracle.add.value
-        case Mean():
-            return oracle.mean.value
+        case Reduce(function=Reduction.MEAN | Reduction.SUM):
+            return oracle.sums.value
         case Softmax():
             return "gemmlowp's fixed-point exponential and reciprocal"
         case _:
