@@ -10,6 +10,7 @@ from codegen.kernel import Kernel, Needs, wide
 from codegen.kernels import candidates
 from codegen.layout import PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.targets import Target
+from mnet.elementwise import table
 from mnet.errors import PlanError
 from mnet.graph import (
     Add,
@@ -22,6 +23,7 @@ from mnet.graph import (
     Reduction,
     Softmax,
     Tensor,
+    Unary,
     inputs_of,
 )
 from mnet.oracle import (
@@ -90,7 +92,7 @@ def _choose(op: Op, graph: Graph, target: Target) -> Kernel:
 def _can_have(op: Op, graph: Graph, target: Target, layout: Layout) -> bool:
     """Return whether the input of `op` can lie in `layout`: nobody else reads it, and its producer can write it."""
     (name,) = inputs_of(op)
-    if len(graph.consumers(name)) > 1 or name == graph.output:
+    if len(graph.consumers(name)) > 1 or name in graph.outputs:
         return False
     producer = next((other for other in graph.ops if other.output == name), None)
     if producer is None:
@@ -134,7 +136,7 @@ def storages_of(
 
     The first is what the first kernels of its readers ask for. More than one where there are DSP instructions.
     """
-    made = {graph.input, *(stage.output for stage in stages)}
+    made = {*graph.inputs, *(stage.output for stage in stages)}
     storages = {}
     for name, tensor in tensors.items():
         if name not in made:
@@ -151,7 +153,7 @@ def storages_of(
                 any(layout.name in kernel.writes for kernel in alternatives(maker, graph, target)) for maker in makers
             )
             if written and None not in needs:
-                found.append(_storage(tensor, layout, [need for need in needs if need], name == graph.input, target))
+                found.append(_storage(tensor, layout, [need for need in needs if need], name in graph.inputs, target))
         storages[name] = tuple(found)
     return storages
 
@@ -163,13 +165,13 @@ def _layouts(usual: Layout, tensor: Tensor, graph: Graph, target: Target) -> tup
     others = [WIDE16, WIDE8]
     if usual.planar:
         others += [PLANAR16]
-        if tensor.zero_point == PLANAR8.offset and tensor.name != graph.input:
+        if tensor.zero_point == PLANAR8.offset and tensor.name not in graph.inputs:
             others += [PLANAR8]
     return (usual, *(layout for layout in others if layout is not usual))
 
 
 def _storage(tensor: Tensor, layout: Layout, needs: Sequence[Needs], taken: bool, target: Target) -> Storage:
-    """Return a storage that does for all readers; `taken`: the tensor is the network's input."""
+    """Return a storage that does for all readers; `taken`: the tensor is an input of the network."""
     top, bottom, left, right = (max((need.padding[side] for need in needs), default=0) for side in range(4))
     channels = tensor.shape[2]
     if target.dsp and not taken and layout is not SUMS32:
@@ -193,6 +195,8 @@ def _arithmetic(op: Op, graph: Graph, oracle: Oracle) -> tuple[Requantization | 
     match op:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             return requantization(op, graph, oracle), None
+        case Unary():
+            return None, table(op, graph, oracle)
         case Add():
             return None, add_arithmetic(op, graph, oracle)
         case Reduce(function=Reduction.MEAN | Reduction.SUM):

@@ -37,6 +37,7 @@ _COMPILED = {
     "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
+    "lookup": 96,
     "reduce": 120,
     "reduced": 96,
     "row_sum": 56,

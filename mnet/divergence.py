@@ -7,12 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mnet import golden
-from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int32Array, Op, inputs_of
+from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int32Array, Op, inputs_of, numbered
 from mnet.oracle import LITERT, ORACLES, requantization
 from mnet.roundings import rounding_of
 from mnet.sides import Seen, Side
-
-INPUT = "input"  # what the layer is called that is no op
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,15 @@ class Layer:
 
 
 def layers_of(graph: Graph, a: Side, b: Side) -> tuple[Layer, ...]:
-    """Compare the tensors of both sides in the order in which they are made, the input first.
+    """Compare the tensors of both sides in the order in which they are made, the inputs first.
 
     Args:
         graph: as it stands in the file.
         a: one side.
         b: the other, for the same input.
     """
-    makers: list[tuple[str, str, str]] = [(INPUT, "", graph.input)]
+    labels = numbered("input", len(graph.inputs))
+    makers = [(label, "", name) for label, name in zip(labels, graph.inputs, strict=True)]
     makers += [(op.name, type(op).__name__, op.output) for op in graph.ops]
     return tuple(_layer(graph, name, operator, tensor, a, b) for name, operator, tensor in makers)
 

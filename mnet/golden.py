@@ -4,13 +4,14 @@ Sums of products are made by BLAS in floating point, and exactly: every partial 
 where float32 is used), so no order of summation can round. Everything after them is integer arithmetic.
 """
 
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
+from mnet import elementwise, reductions
 from mnet import oracle as arithmetic
-from mnet import reductions
 from mnet.graph import (
     Add,
     AveragePool2D,
@@ -25,6 +26,7 @@ from mnet.graph import (
     Reduce,
     Reshape,
     Softmax,
+    Unary,
     inputs_of,
     output_size,
 )
@@ -106,6 +108,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return average_pool_2d(op, x)
         case Reduce():
             return reductions.reduce(op, graph, oracle, x)
+        case Unary():
+            return elementwise.table(op, graph, oracle)[x.astype(np.int16) + 128]
         case Add():
             return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
         case Pad():
@@ -118,26 +122,38 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             assert_never(op)
 
 
-def run(graph: Graph, oracle: Oracle, inputs: Int8Array) -> dict[str, Int8Array]:
-    """Return every activation of the network, the input included, by tensor name.
+def _count(graph: Graph, inputs: Mapping[str, Int8Array]) -> int:
+    """Return how many images each input has, after checking all of them."""
+    counts = set()
+    for name in graph.inputs:
+        if name not in inputs:
+            raise ValueError(f"the input {name!r} is missing; there are {', '.join(inputs)}")
+        shape, given = graph.tensors[name].shape, inputs[name]
+        if given.dtype != np.int8 or given.shape[1:] != shape or given.ndim != 4:
+            raise ValueError(
+                f"{name!r} must be int8 [n, {', '.join(map(str, shape))}], not {given.dtype} {given.shape}"
+            )
+        counts.add(len(given))
+    if len(counts) > 1:
+        raise ValueError(f"the inputs have different numbers of images: {sorted(counts)}")
+    return counts.pop()
+
+
+def run(graph: Graph, oracle: Oracle, inputs: Mapping[str, Int8Array]) -> dict[str, Int8Array]:
+    """Return every activation of the network, the inputs included, by tensor name.
 
     Args:
         graph: the network.
         oracle: whose rounding.
-        inputs: int8 [n, height, width, channels] of the graph's input.
+        inputs: int8 [n, height, width, channels] of each of the graph's inputs, by tensor name.
 
     Raises:
-        ValueError: `inputs` has another shape or type.
+        ValueError: one is missing, or has another shape or type.
     """
-    shape = graph.tensors[graph.input].shape
-    if inputs.dtype != np.int8 or inputs.shape[1:] != shape or inputs.ndim != 4:
-        raise ValueError(f"inputs must be int8 [n, {', '.join(map(str, shape))}], not {inputs.dtype} {inputs.shape}")
-    tensors = {
-        name: np.empty((len(inputs), *graph.tensors[name].shape), np.int8)
-        for name in (graph.input, *(op.output for op in graph.ops))
-    }
-    tensors[graph.input][:] = inputs
-    for start in range(0, len(inputs), _BATCH):
+    count = _count(graph, inputs)
+    tensors = {name: np.array(inputs[name]) for name in graph.inputs}
+    tensors |= {op.output: np.empty((count, *graph.tensors[op.output].shape), np.int8) for op in graph.ops}
+    for start in range(0, count, _BATCH):
         batch = slice(start, start + _BATCH)
         for op in graph.ops:
             tensors[op.output][batch] = compute(

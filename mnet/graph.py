@@ -163,6 +163,42 @@ class Reduce:
         return (height, width, channels)
 
 
+class UnaryFunction(Enum):
+    """What is done to each value of a tensor, by the name of the operator in the file."""
+
+    RELU = "RELU"
+    RELU6 = "RELU6"
+    RELU_N1_TO_1 = "RELU_N1_TO_1"
+    RELU_0_TO_1 = "RELU_0_TO_1"
+    LEAKY_RELU = "LEAKY_RELU"
+    HARD_SWISH = "HARD_SWISH"
+    QUANTIZE = "QUANTIZE"  # to another scale and zero_point
+    ABS = "ABS"
+    NEG = "NEG"
+    LOGISTIC = "LOGISTIC"
+    TANH = "TANH"
+    ELU = "ELU"
+    GELU = "GELU"
+    GELU_TANH = "GELU, approximate"  # by tanh
+    EXP = "EXP"
+    LOG = "LOG"
+
+
+@dataclass(frozen=True)
+class Unary:
+    """A function of one value, of each value."""
+
+    name: str
+    input: str
+    output: str
+    function: UnaryFunction
+    alpha: float = 0.0  # of LEAKY_RELU, the slope below 0; a float32, widened
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
+
+
 @dataclass(frozen=True)
 class Add:
     """Elementwise sum of two tensors of one shape, each with its own scale."""
@@ -220,7 +256,7 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Reduce | Add | Pad | Reshape | Softmax
+Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Reduce | Unary | Add | Pad | Reshape | Softmax
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
@@ -235,13 +271,22 @@ class Graph:
     name: str  # an identifier
     tensors: Mapping[str, Tensor]
     ops: tuple[Op, ...]
-    input: str
-    output: str
+    inputs: tuple[str, ...]  # in the order of the file, as callers give them
+    outputs: tuple[str, ...]  # made by ops, which others may read
     model_hash: str  # first 16 hexadecimal digits of the file's SHA-256
 
     def consumers(self, tensor: str) -> tuple[Op, ...]:
         """Return the ops that read `tensor`, in order."""
         return tuple(op for op in self.ops if tensor in inputs_of(op))
+
+
+def numbered(kind: str, count: int) -> tuple[str, ...]:
+    """Return what `count` inputs or outputs are called in C and in proofs: one has no number.
+
+    >>> numbered("input", 1), numbered("output", 2)
+    (('input',), ('output_0', 'output_1'))
+    """
+    return (kind,) if count == 1 else tuple(f"{kind}_{number}" for number in range(count))
 
 
 def macs_of(graph: Graph, op: Op) -> int:
@@ -258,13 +303,20 @@ def weights_of(op: Op) -> int:
 def check_graph(graph: Graph) -> Graph:
     """Return `graph` if it is sound: no dangling tensor, each made once and before use, every shape as its op makes it.
 
+    Inputs and outputs are there, and differ from each other.
+
     Raises:
         ModelError: a sentence naming the op at fault.
     """
-    made = {graph.input}
-    for name in (graph.input, graph.output):
-        if name not in graph.tensors:
-            raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+    made = set(graph.inputs)
+    for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+        if not names:
+            raise ModelError(f"{graph.name}: there is no {kind}")
+        for name in names:
+            if name not in graph.tensors:
+                raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+            if names.count(name) > 1:
+                raise ModelError(f"{graph.name}: the {kind} {name!r} is listed twice")
     for op in graph.ops:
         for name in (*inputs_of(op), op.output):
             if name not in graph.tensors:
@@ -279,6 +331,7 @@ def check_graph(graph: Graph) -> Graph:
         expected = op.output_shape(*(graph.tensors[name].shape for name in inputs_of(op)))
         if expected != found:
             raise ModelError(f"{graph.name}, {op.name}: output is {found}, its input and attributes make {expected}")
-    if graph.output not in made:
-        raise ModelError(f"{graph.name}: nothing makes the output {graph.output!r}")
+    for name in graph.outputs:
+        if name not in made - set(graph.inputs):
+            raise ModelError(f"{graph.name}: nothing makes the output {name!r}")
     return graph

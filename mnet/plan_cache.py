@@ -105,7 +105,7 @@ def _code() -> bytes:
 
 
 def _content(graph: Graph) -> bytes:
-    parts = [repr((graph.name, graph.input, graph.output, graph.tensors)).encode()]
+    parts = [repr((graph.name, graph.inputs, graph.outputs, graph.tensors)).encode()]
     for op in graph.ops:
         parts.append(type(op).__name__.encode())
         for field in fields(op):

@@ -1,7 +1,7 @@
 """`mnet verify`: every leg of the chain of proof for a model and a target; what it compared, or why it did not run."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ def prove(
     count: int = 20,
     emulated_count: int = 2,
     seed: int = 0,
-    inputs: Int8Array | None = None,
+    inputs: Mapping[str, Int8Array] | None = None,
     progress: Progress = _no_progress,
     cores: Sequence[str] | None = None,
     board: str | None = None,
@@ -60,7 +60,7 @@ def prove(
         count: inputs for golden model, oracle and host.
         emulated_count: how many of them the emulated cores run.
         seed: of the random inputs.
-        inputs: int8 [count, height, width, channels] to take instead of random ones.
+        inputs: int8 [count, height, width, channels] of each input, to take instead of random ones.
         progress: called as inputs are done.
         cores: names of the targets to emulate; None for all that the plan's target runs on.
         board: name of a board whose flash and RAM have to hold the model, see `mnet.boards`.
@@ -120,7 +120,7 @@ def _attempt(name: str, run: Callable[[], Leg]) -> Leg:
 
 def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
     runtime = runtime_of(prepared.plan.oracle)
-    found = runtime.run(prepared.path, prepared.source, tensors[prepared.source.input])
+    found = runtime.run(prepared.path, prepared.source, tensors)
     return verify.compare_tensors(runtime.title, prepared.source, found, tensors)
 
 
@@ -181,7 +181,7 @@ def _run(
     progress: Progress,
 ) -> Leg:
     name, run = build()
-    total = len(tensors[prepared.source.input])
+    total = len(tensors[prepared.source.inputs[0]])
     done = 0
 
     def advance(inputs: int) -> None:

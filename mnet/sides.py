@@ -18,6 +18,7 @@ from mnet.proof import core_program, host_program
 from mnet.runtimes import RUNTIMES
 from mnet.tflite import read_model
 from mnet.trace import collect
+from mnet.verify import input_bytes
 
 HOST, EMULATED = "host", "emulated"
 _GOLDEN = {f"golden-{name}": oracle for name, oracle in ORACLES.items()}
@@ -42,14 +43,14 @@ class Side:
     tensors: Mapping[str, Seen]  # by name; a tensor that is absent was folded away
 
 
-def make_side(name: str, path: Path, options: Options, one: Int8Array) -> Side:
+def make_side(name: str, path: Path, options: Options, one: Mapping[str, Int8Array]) -> Side:
     """Let one side make all tensors.
 
     Args:
         name: one of SIDES.
         path: of the model.
         options: of generated code; the others take no notice of them.
-        one: int8 [height, width, channels], the input.
+        one: of each input, by the tensor's name: int8 [1, height, width, channels].
 
     Raises:
         MnetError: no such side, no such core, a model that is not read or planned, or a tool that is missing or fails.
@@ -59,12 +60,10 @@ def make_side(name: str, path: Path, options: Options, one: Int8Array) -> Side:
     graph = read_model(path)
     if name in _GOLDEN:
         oracle = _GOLDEN[name]
-        return Side(
-            name, f"golden model, oracle {oracle.name}", oracle.name, _whole(golden.run(graph, oracle, one[None]))
-        )
+        return Side(name, f"golden model, oracle {oracle.name}", oracle.name, _whole(golden.run(graph, oracle, one)))
     if name in RUNTIMES:
         runtime = RUNTIMES[name]
-        return Side(name, runtime.title, name, _whole(runtime.run(path, graph, one[None])))
+        return Side(name, runtime.title, name, _whole(runtime.run(path, graph, one)))
     raise MnetError(f"nobody called {name!r} can be traced; there are {', '.join(SIDES)}")
 
 
@@ -74,7 +73,7 @@ def _whole(tensors: Mapping[str, Int8Array]) -> dict[str, Seen]:
     }
 
 
-def _of_program(name: str, prepared: Prepared, one: Int8Array) -> Side:
+def _of_program(name: str, prepared: Prepared, one: Mapping[str, Int8Array]) -> Side:
     with tempfile.TemporaryDirectory(prefix="mnet-") as place:
         folder = Path(place) / prepared.graph.name
         write(prepared, folder)
@@ -82,8 +81,8 @@ def _of_program(name: str, prepared: Prepared, one: Int8Array) -> Side:
             title, run = host_program(folder)
         else:
             title, run = core_program(folder, target(_core_of(prepared)))
-        made, answer = collect(prepared.plan, run(one.tobytes()))
-    return Side(name, title, prepared.plan.oracle.name, unfolded(prepared.source, prepared.graph, made, answer))
+        made, answers = collect(prepared.plan, run(input_bytes(prepared.plan.graph, one)))
+    return Side(name, title, prepared.plan.oracle.name, unfolded(prepared.source, prepared.graph, made, answers))
 
 
 def _core_of(prepared: Prepared) -> str:
@@ -94,7 +93,9 @@ def _core_of(prepared: Prepared) -> str:
     return cores[0]
 
 
-def unfolded(source: Graph, simplified: Graph, made: Mapping[str, Int32Array], answer: Int32Array) -> dict[str, Seen]:
+def unfolded(
+    source: Graph, simplified: Graph, made: Mapping[str, Int32Array], answers: Mapping[str, Int32Array]
+) -> dict[str, Seen]:
     """Return what a program made, as tensors of the file.
 
     Channels that simplification found constant are given back; those that it dropped are not known.
@@ -103,12 +104,13 @@ def unfolded(source: Graph, simplified: Graph, made: Mapping[str, Int32Array], a
         source: the graph as it stands in the file.
         simplified: the graph that was planned.
         made: its tensors, as far as the program makes them; int32 [height, width, channels that are left].
-        answer: what the caller gets.
+        answers: what the caller gets, by name of the planned graph's outputs.
     """
     tensors = {}
+    planned = dict(zip(source.outputs, simplified.outputs, strict=True))
     for name, tensor in source.tensors.items():
-        if name == source.output:
-            tensors[name] = Seen(answer.reshape(tensor.shape), np.ones(tensor.shape[2], np.bool_))
+        if name in planned:
+            tensors[name] = Seen(answers[planned[name]].reshape(tensor.shape), np.ones(tensor.shape[2], np.bool_))
             continue
         left = simplified.tensors[name]
         if name not in made:

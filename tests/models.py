@@ -1,6 +1,7 @@
 """Small networks for tests: a builder of Graphs, three fixed ones, and a writer that makes .tflite files of them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnet import golden
+from mnet.elementwise import reason_to_refuse
 from mnet.fixed_point import Float64Array
 from mnet.graph import (
     Add,
@@ -25,12 +27,14 @@ from mnet.graph import (
     Reshape,
     Softmax,
     Tensor,
+    Unary,
+    UnaryFunction,
     check_graph,
     inputs_of,
     output_size,
 )
 from mnet.operands import activation_range, same_padding
-from mnet.oracle import LITERT
+from mnet.oracle import LITERT, Oracle
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}  # as schema.ActivationFunctionType numbers them
 
@@ -60,18 +64,33 @@ class Builder:
         scale: float = 1 / 64,
         zero_point: int = 0,
         weight_scale: float = 0.01,  # smaller for deep networks, or their activations overflow
+        oracle: Oracle = LITERT,  # whose arithmetic the samples take
     ) -> None:
+        self.oracle = oracle
         self.random = np.random.default_rng(seed)
         self.weight_scale = np.float32(weight_scale)
         self.ops: list[Op] = []
         self.tensors = {"input": Tensor("input", shape, _float32(scale), zero_point)}
+        self.inputs = ["input"]
+        self.values: dict[str, Int8Array] = {"input": self._samples(shape)}
+
+    def graph(self, outputs: str | Sequence[str], name: str = "tiny") -> Graph:
+        """Return the graph, checked, that ends in one output or several."""
+        outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        return check_graph(Graph(name, dict(self.tensors), tuple(self.ops), tuple(self.inputs), outputs, "0" * 16))
+
+    def input(self, shape: tuple[int, int, int], *, scale: float = 1 / 64, zero_point: int = 0) -> str:
+        """Add another input."""
+        name = f"input_{len(self.inputs) + 1}"
+        self.inputs.append(name)
+        self.tensors[name] = Tensor(name, shape, _float32(scale), zero_point)
+        self.values[name] = self._samples(shape)
+        return name
+
+    def _samples(self, shape: tuple[int, int, int]) -> Int8Array:
         samples = self.random.integers(-128, 128, (4, *shape)).astype(np.int8)
         samples[1] = self.random.choice(np.array([-128, 127], np.int8), shape)
-        self.values: dict[str, Int8Array] = {"input": samples}
-
-    def graph(self, output: str, name: str = "tiny") -> Graph:
-        """Return the graph, checked, that ends in `output`."""
-        return check_graph(Graph(name, dict(self.tensors), tuple(self.ops), "input", output, "0" * 16))
+        return samples
 
     def shape(self, tensor: str) -> tuple[int, int, int]:
         """Return [height, width, channels] of a tensor."""
@@ -83,8 +102,8 @@ class Builder:
     def _append(self, op: Op, target: Tensor) -> str:
         self.tensors[target.name] = target
         self.ops.append(op)
-        graph = Graph("", self.tensors, (), "input", target.name, "")
-        self.values[target.name] = golden.compute(op, graph, LITERT, tuple(self.values[n] for n in inputs_of(op)))
+        graph = Graph("", self.tensors, (), ("input",), (target.name,), "")
+        self.values[target.name] = golden.compute(op, graph, self.oracle, tuple(self.values[n] for n in inputs_of(op)))
         return target.name
 
     def _weights(self, shape: tuple[int, ...], channel_axis: int, dead: float) -> tuple[Int8Array, Float64Array]:
@@ -104,7 +123,7 @@ class Builder:
         fill: float,
     ) -> str:
         """Give `op` a bias, and its output a scale that fits what the samples make."""
-        graph = Graph("", self.tensors, (), "input", "", "")
+        graph = Graph("", self.tensors, (), ("input",), (), "")
         spread = int(np.abs(golden.accumulate(op, graph, self.values[op.input])).max(initial=1)) // 2 + 1
         bias = self.random.integers(-spread, spread + 1, op.bias.shape).astype(np.int32)
         op = replace(op, bias=_frozen(bias))
@@ -251,6 +270,29 @@ class Builder:
     def mean(self, source: str, *, zero_point: int = -128, ratio: float = 1.0) -> str:
         """Add a MEAN over rows and columns."""
         return self.reduce(source, zero_point=zero_point, ratio=ratio)
+
+    def unary(
+        self,
+        source: str,
+        function: UnaryFunction,
+        *,
+        alpha: float = 0.1,
+        zero_point: int = -128,
+        ratio: float = 1.0,
+    ) -> str:
+        """Add a function of one value; output scale = input scale * ratio, where the function does not say."""
+        tensor, name = self.tensors[source], self._name(function.name.lower())
+        scale = _float32(tensor.scale * ratio)
+        if function is UnaryFunction.LOGISTIC:
+            scale, zero_point = 1 / 256, -128
+        if function is UnaryFunction.TANH:
+            scale, zero_point = 1 / 128, 0
+        alpha = _float32(alpha) if function is UnaryFunction.LEAKY_RELU else 0.0
+        op = Unary(name, source, f"{name}_out", function, alpha)
+        target = Tensor(op.output, tensor.shape, scale, zero_point)
+        if reason := reason_to_refuse(op, tensor, target):
+            raise ValueError(reason)
+        return self._append(op, target)
 
     def add(self, first: str, second: str, *, activation: str = "none", zero_point: int = 0, fill: float = 1.0) -> str:
         """Add an ADD."""

@@ -6,7 +6,8 @@ from collections.abc import Collection
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array, Reduction
+from mnet.graph import Graph, Int8Array, Reduction, UnaryFunction
+from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
 # LiteRT's reference kernel of SUM is broken, so "sum" is for who asks for it.
@@ -19,6 +20,7 @@ KINDS = (
     "reduce",
     "pad",
     "residual",
+    "unary",
     "reshape",
     "dense",
     "dense of pixels",
@@ -30,6 +32,7 @@ _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
 _ZERO_POINTS = st.sampled_from((-128, -128, 0, 127, -127, 126, 3, -40))
 _ACTIVATIONS = st.sampled_from(("relu", "relu", "relu6", "none", "relu_n1_to_1"))
+_UNARY = sorted(LITERT.functions & TFLM.functions, key=lambda function: function.value)
 _FILLS = st.sampled_from((1.0, 0.3, 1.5, 4.0))
 
 
@@ -112,6 +115,17 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
             )
+        case "unary":
+            try:
+                return build.unary(
+                    x,
+                    draw(st.sampled_from(_UNARY)),
+                    alpha=draw(st.sampled_from((0.1, 0.3, 0.0, 1.5, -0.5))),
+                    zero_point=draw(_ZERO_POINTS),
+                    ratio=draw(st.sampled_from((1.0, 1.0, 0.5, 0.77, 2.5))),
+                )
+            except ValueError:  # the runtimes' arithmetic does not take these scales
+                return build.unary(x, UnaryFunction.RELU)
         case "reshape":
             total = height * width * channels
             return build.reshape(x, draw(st.sampled_from(((1, 1, total), (height * width, 1, channels)))))
@@ -188,10 +202,16 @@ def _same_size(draw: st.DrawFn, build: Builder, x: str, channels: int) -> str:
     return build.conv(x, channels, kernel, activation=activation, zero_point=zero_point)
 
 
-def random_input(graph: Graph, seed: int, count: int = 1) -> Int8Array:
-    """Return int8 [count, height, width, channels] for `graph`: noise, smooth pictures and saturated ones in turn."""
+def random_input(graph: Graph, seed: int, count: int = 1) -> dict[str, Int8Array]:
+    """Return int8 [count, height, width, channels] for each input: noise, smooth pictures, saturated ones in turn."""
+    return {
+        name: _random_images(graph.tensors[name].shape, seed + which, count) for which, name in enumerate(graph.inputs)
+    }
+
+
+def _random_images(shape: tuple[int, int, int], seed: int, count: int) -> Int8Array:
     random = np.random.default_rng(seed)
-    height, width, channels = shape = graph.tensors[graph.input].shape
+    height, width, channels = shape
     made = np.empty((count, *shape), np.int8)
     row, column, channel = np.mgrid[0:height, 0:width, 0:channels]
     for number in range(count):

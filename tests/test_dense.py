@@ -68,11 +68,11 @@ def test_every_form_equals_both_runtimes(
     assert tuple(type(op) for op in graph.ops) == kinds
     inputs = random_input(graph, 2, 8)
     ours, theirs = golden.run(graph, LITERT, inputs), run_litert(data, graph, inputs)
-    assert np.array_equal(ours[graph.output], theirs[graph.output])
+    assert np.array_equal(ours[graph.outputs[0]], theirs[graph.outputs[0]])
     worker = pytest.importorskip("tests.test_runtimes")
-    tflm = worker.tflm_worker.run(data, inputs, [graph.tensors[graph.output].index], 1 << 20)
-    found = next(iter(tflm.values())).reshape(theirs[graph.output].shape)
-    assert np.array_equal(golden.run(graph, ORACLES["tflm"], inputs)[graph.output], found)
+    tflm = worker.tflm_worker.run(data, [inputs[graph.inputs[0]]], [graph.tensors[graph.outputs[0]].index], 1 << 20)
+    found = next(iter(tflm.values())).reshape(theirs[graph.outputs[0]].shape)
+    assert np.array_equal(golden.run(graph, ORACLES["tflm"], inputs)[graph.outputs[0]], found)
 
 
 def without_bias(absent: Callable[[Any], None]) -> None:
@@ -82,7 +82,7 @@ def without_bias(absent: Callable[[Any], None]) -> None:
     assert isinstance(op, Conv2D) and not op.bias.any()
     inputs = random_input(graph, 2, 4)
     theirs = run_litert(data, graph, inputs)
-    assert np.array_equal(golden.run(graph, LITERT, inputs)[graph.output], theirs[graph.output])
+    assert np.array_equal(golden.run(graph, LITERT, inputs)[graph.outputs[0]], theirs[graph.outputs[0]])
 
 
 def test_a_bias_may_be_missing() -> None:

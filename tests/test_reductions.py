@@ -72,7 +72,7 @@ def test_reductions_without_kept_dimensions_equal_litert(
     graph = parse_model(data, "net.tflite")
     inputs = random_input(graph, 1, 8)
     ours, theirs = golden.run(graph, LITERT, inputs), run_litert(data, graph, inputs)
-    assert np.array_equal(ours[graph.output], theirs[graph.output])
+    assert np.array_equal(ours[graph.outputs[0]], theirs[graph.outputs[0]])
 
 
 @pytest.mark.parametrize("axes", AXES[:-1])
@@ -95,9 +95,9 @@ def test_litert_takes_int8_for_uint8_in_sum() -> None:
     (op,) = graph.ops
     assert isinstance(op, Reduce)
     how = sum_arithmetic(op, graph, LITERT)
-    offset = inputs.view(np.uint8).astype(np.int64).sum(axis=(1, 2)) - how.count * how.input_zero_point
+    offset = inputs[op.input].view(np.uint8).astype(np.int64).sum(axis=(1, 2)) - how.count * how.input_zero_point
     as_unsigned = np.clip(np.rint(offset / 3.0) + how.zero_point, 0, 255).astype(np.uint8).view(np.int8)
-    theirs = run_litert(data, graph, inputs)[graph.output][:, 0, 0]
+    theirs = run_litert(data, graph, inputs)[graph.outputs[0]][:, 0, 0]
     difference = np.abs(theirs.view(np.uint8).astype(int) - as_unsigned.view(np.uint8))
     assert difference.max() <= 1  # np.rint does not round as the kernel does
     assert not LITERT.sum_is_signed and TFLM.sum_is_signed

@@ -32,7 +32,9 @@ Build = Callable[[Builder, int], str]  # a network and a zero_point -> its outpu
 ZERO_POINTS = (-128, 0, 3, 127, -40)
 
 
-def networks(build: Build, shape: tuple[int, int, int], count: int = 12) -> Iterator[tuple[Graph, bytes, Int8Array]]:
+def networks(
+    build: Build, shape: tuple[int, int, int], count: int = 12
+) -> Iterator[tuple[Graph, bytes, dict[str, Int8Array]]]:
     """Yield networks that end in one operator, as a graph, as a file, and inputs for it."""
     for seed in range(count):
         builder = Builder(seed, shape, scale=(1 / 128, 1 / 255, 0.1)[seed % 3], zero_point=(-128, 0, 5)[seed // 3 % 3])
@@ -247,9 +249,9 @@ def test_softmax_by_a_table_differs_in_one_of_many_thousand_values(kernels: Kern
     builder = Builder(0, VECTOR, scale=0.1, zero_point=4)
     data = serialise(builder.graph(builder.softmax("input")))
     graph = parse_model(data, "softmax.tflite")
-    inputs = np.random.default_rng(0).integers(-128, 128, (8000, *VECTOR)).astype(np.int8)
+    inputs = {"input": np.random.default_rng(0).integers(-128, 128, (8000, *VECTOR)).astype(np.int8)}
     found, expected = run_litert(data, graph, inputs, kernels), golden.run(graph, LITERT, inputs)
-    difference = np.abs(found[graph.output].astype(int) - expected[graph.output])
+    difference = np.abs(found[graph.outputs[0]].astype(int) - expected[graph.outputs[0]])
     assert 0 < (difference != 0).sum() < difference.size / 10_000 and difference.max() == 1
 
 
@@ -270,7 +272,7 @@ def test_tflm_rounds_dense_layers_twice_where_the_reference_rounds_once(build: B
     pytest.importorskip("tflite_micro")
     count = 0
     for graph, data, inputs in networks(build, VECTOR, 6):
-        found = RUNTIMES["tflm"].run(data, graph, inputs)[graph.output]
-        np.testing.assert_array_equal(found, golden.run(graph, TFLM, inputs)[graph.output])
-        count += int((found != run_litert(data, graph, inputs)[graph.output]).sum())
+        found = RUNTIMES["tflm"].run(data, graph, inputs)[graph.outputs[0]]
+        np.testing.assert_array_equal(found, golden.run(graph, TFLM, inputs)[graph.outputs[0]])
+        count += int((found != run_litert(data, graph, inputs)[graph.outputs[0]]).sum())
     assert count > 0

@@ -118,12 +118,12 @@ def test_every_side_makes_every_tensor(model: Path) -> None:
     needs_host_compiler()
     pytest.importorskip("tflite_micro")
     graph = read_model(model)
-    one = random_input(graph, 1)[0]
+    one = random_input(graph, 1)
     for name in SIDES:
         if name != "emulated":
             side = make_side(name, model, Options(target="host"), one)
             assert side.name == name and set(side.tensors) == set(graph.tensors)
-            assert np.array_equal(side.tensors[graph.input].values, one)
+            assert np.array_equal(side.tensors["input"].values, one["input"][0])
 
 
 def test_a_wrong_byte_of_a_runtime_is_our_fault_or_its(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +181,9 @@ def test_constants_are_given_back_and_dropped_channels_are_not_known() -> None:
     left = replace(left, constants=((0, -97),))
     simplified = replace(graph, tensors={**graph.tensors, tensor: left})
     made = {tensor: np.arange(height * width * (channels - 2), dtype=np.int32).reshape(height, width, -1)}
-    answer = np.zeros(graph.tensors[graph.output].shape, np.int32)
-    seen = unfolded(graph, simplified, made, answer)
-    assert set(seen) == {tensor, graph.output}
+    answers = {name: np.zeros(graph.tensors[name].shape, np.int32) for name in graph.outputs}
+    seen = unfolded(graph, simplified, made, answers)
+    assert set(seen) == {tensor, *graph.outputs}
     assert (seen[tensor].values[..., 0] == -97).all()
     assert np.array_equal(seen[tensor].values[..., 1 : channels - 1], made[tensor])
     assert seen[tensor].known.tolist() == [True] * (channels - 1) + [False]
@@ -232,7 +232,7 @@ def test_values_that_one_side_lacks_are_neither_compared_nor_different() -> None
 
 def test_a_different_input_is_no_roundings_fault() -> None:
     graph = tiny_mobilenet()
-    a, b = sides(graph, {(graph.input, 0, 0, 0): 1})
+    a, b = sides(graph, {("input", 0, 0, 0): 1})
     assert explain(graph, a, b, layers_of(graph, a, b)).endswith("both were to get the same input.")
 
 
@@ -298,18 +298,18 @@ def test_inputs_come_from_arrays_bytes_and_pictures(tmp_path: Path) -> None:
     path = tmp_path / "tiny.tflite"
     path.write_bytes(serialise(tiny_mobilenet()))
     graph = read_model(path)
-    height, width, channels = graph.tensors[graph.input].shape
-    one = random_input(graph, 5)[0]
-    np.save(tmp_path / "one.npy", one[None])
+    height, width, channels = graph.tensors["input"].shape
+    one = random_input(graph, 5)["input"]
+    np.save(tmp_path / "one.npy", one)
     (tmp_path / "one.bin").write_bytes(one.tobytes())
-    assert np.array_equal(read_input(tmp_path / "one.npy", graph), one)
-    assert np.array_equal(read_input(tmp_path / "one.bin", graph), one)
+    assert np.array_equal(read_input(tmp_path / "one.npy", graph)["input"], one)
+    assert np.array_equal(read_input(tmp_path / "one.bin", graph)["input"], one)
     assert channels == 3
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
-    assert np.array_equal(read_input(tmp_path / "one.png", graph).astype(int), pixels.astype(int) - 128)
+    assert np.array_equal(read_input(tmp_path / "one.png", graph)["input"][0].astype(int), pixels.astype(int) - 128)
     Image.fromarray(np.tile(pixels, (3, 2, 1))).save(tmp_path / "large.png")
-    assert read_input(tmp_path / "large.png", graph).shape == one.shape
+    assert read_input(tmp_path / "large.png", graph)["input"].shape == one.shape
     for name in ("one.npy", "one.bin", "large.png"):
         assert run(path, "--between", "golden-litert", "litert", "--input", tmp_path / name).exit_code == 0
 
