@@ -21,6 +21,7 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
+    MaxPool2D,
     Mean,
     Op,
     Pad,
@@ -80,7 +81,7 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             how = requantization(op, graph, oracle)
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
         case Mean():
             mean_how = mean_arithmetic(op, graph, oracle)
@@ -151,7 +152,7 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
         case DepthwiseConv2D() if op.depth_multiplier > 1:
             live[op.output][:] = True
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | Mean() | Pad() | Add():
+        case DepthwiseConv2D() | AveragePool2D() | MaxPool2D() | Mean() | Pad() | Add():
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]

@@ -23,6 +23,7 @@ from codegen import (
     depthwise_wide,
     packed,
     plain,
+    pooling,
     row_sum,
 )
 from codegen.call import Call
@@ -40,6 +41,7 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
+    MaxPool2D,
     Mean,
     Op,
     Pad,
@@ -156,6 +158,12 @@ def _convolution_packed(op: Op, graph: Graph, target: Target) -> str | None:
 
 def _depthwise_block(op: Op, graph: Graph, target: Target) -> str | None:
     return "DSP instructions do better" if target.dsp else packed.depthwise_accepts(op, graph)
+
+
+def _pool(op: Op, graph: Graph, target: Target, dsp: bool) -> str | None:
+    if not isinstance(op, AveragePool2D | MaxPool2D):
+        return "not a pool"
+    return None if target.dsp == dsp else "other instructions do better"
 
 
 def _pools_channels(op: Op, graph: Graph, target: Target) -> str | None:
@@ -452,16 +460,21 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.add_view,
         pack=plain.add_pack,
     ),
-    Kernel(
-        family="average_pool",
-        template="average_pool.c.j2",
-        accepts=_only(AveragePool2D),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_whole,
-        view=plain.pool_view,
-        pack=plain.no_constants,
-        only_whole=True,
+    *(
+        Kernel(
+            family="pool",
+            template="pool.c.j2",
+            accepts=partial(_pool, dsp=dsp),
+            reads=_ANY,
+            writes=_ANY,
+            needs=_wide_rows,
+            view=partial(pooling.pool_view, dsp=dsp),
+            pack=pooling.pool_pack,
+            cost=lambda call, view: pooling.pool_cost(view),
+            rows_read=pooling.rows_read,
+            phase=pooling.phase,
+        )
+        for dsp in (True, False)
     ),
     Kernel(
         family="softmax",

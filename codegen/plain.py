@@ -235,33 +235,6 @@ def average_view(call: Call) -> AverageView:
 
 
 @dataclass(frozen=True)
-class PoolView:
-    """Average of windows over a tensor that is stored whole."""
-
-    source: Access
-    target: Access
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]  # top, left
-    low: int
-    high: int
-
-
-def pool_view(call: Call) -> PoolView:
-    """Return the view of an AveragePool2D with windows."""
-    op = call.op
-    assert isinstance(op, AveragePool2D)
-    return PoolView(
-        access(call.inputs[0]),
-        access(call.output),
-        op.kernel,
-        op.stride,
-        (op.padding[0], op.padding[2]),
-        *op.activation,
-    )
-
-
-@dataclass(frozen=True)
 class AddView:
     """Elementwise sum of two rows.
 

@@ -25,7 +25,7 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, before: int,
 
 
 def _windows(
-    op: "Conv2D | DepthwiseConv2D | AveragePool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
+    op: "Conv2D | DepthwiseConv2D | Pool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:
     top, bottom, left, right = op.padding
     return (
@@ -129,6 +129,26 @@ class AveragePool2D:
 
 
 @dataclass(frozen=True)
+class MaxPool2D:
+    """Largest value of each window; padding does not count."""
+
+    name: str
+    input: str
+    output: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    activation: tuple[int, int]
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*_windows(self, source, self.kernel, (1, 1)), source[2])
+
+
+Pool2D = AveragePool2D | MaxPool2D
+
+
+@dataclass(frozen=True)
 class Mean:
     """Mean over all rows and columns: [height, width, channels] -> [1, 1, channels]."""
 
@@ -198,7 +218,7 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Mean | Add | Pad | Reshape | Softmax
+Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | MaxPool2D | Mean | Add | Pad | Reshape | Softmax
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

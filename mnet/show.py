@@ -20,6 +20,7 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
+    MaxPool2D,
     Mean,
     Op,
     Pad,
@@ -116,7 +117,7 @@ def _attributes(op: Op) -> str:
             words += [f"dilation {_by(op.dilation)}"] * (op.dilation != (1, 1))
             words += [f"padding {','.join(map(str, op.padding))}"] * any(op.padding)
             return ", ".join(words)
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
         case Pad():
             return f"padding {','.join(map(str, op.padding))}"

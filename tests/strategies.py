@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from mnet.graph import Graph, Int8Array
 from tests.models import Builder
 
-KINDS = ("conv", "pointwise", "depthwise", "average_pool", "mean", "pad", "residual", "reshape", "dense", "softmax")
+KINDS = (
+    "conv",
+    "pointwise",
+    "depthwise",
+    "average_pool",
+    "max_pool",
+    "mean",
+    "pad",
+    "residual",
+    "reshape",
+    "dense",
+    "softmax",
+)
 
 _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
@@ -62,13 +74,16 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 fill=draw(_FILLS),
                 dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
-        case "average_pool":
-            kernel = (draw(st.integers(1, min(height, 4))), draw(st.integers(1, min(width, 4))))
-            if draw(st.booleans()):
+        case "average_pool" | "max_pool":
+            same = draw(st.booleans())
+            most = (5, 5) if same else (min(height, 5), min(width, 5))
+            kernel = (draw(st.integers(1, most[0])), draw(st.integers(1, most[1])))
+            if draw(st.integers(0, 3)) == 0:
                 kernel = (height, width)
             stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
             activation = draw(st.sampled_from(("none", "none", "relu")))
-            return build.average_pool(x, kernel, stride, same=draw(st.booleans()), activation=activation)
+            pool = build.max_pool if kind == "max_pool" else build.average_pool
+            return pool(x, kernel, stride, same=same, activation=activation)
         case "mean":
             return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
         case "pad":

@@ -15,8 +15,9 @@ from mnet.resources import shared_folder
 from mnet.runtimes import RUNTIMES, runtime_of
 from mnet.tflite import parse_model, read_model
 from mnet.tflm_runtime import arena_bytes, run_tflm
-from tests.models import Builder, edited, serialise, tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.models import Builder, tiny_autoencoder, tiny_mobilenet, tiny_residual
 from tests.strategies import random_input, small_graphs
+from tests.writer import edited, serialise
 
 pytest.importorskip("tflite_micro")
 
