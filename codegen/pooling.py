@@ -8,12 +8,14 @@ two pairs of 16-bit lanes, which hold the sum of 257 stored values.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from codegen.call import Call, Cost
+from codegen.kernel import ANY, Kernel, wide_rows
 from codegen.layout import BYTES8, WIDE8, WIDE16, Storage
 from codegen.plain import Access, access, as_word
-from mnet.graph import AveragePool2D, MaxPool2D, Pool2D
+from codegen.targets import Target
+from mnet.graph import AveragePool2D, Graph, MaxPool2D, Op, Pool2D
 
 SHIFT = 24  # of a mean: quantized + 128 = (sum * factor + addend) >> 24, in 32 bits
 MOST_TAPS = 25  # of a window that is written tap by tap
@@ -280,3 +282,27 @@ def pool_cost(view: PoolView) -> Cost:
         round(10 + 5 * len(widths) + windows * len(view.passes)),
         code + of_tap * height * width * view.unrolled,
     )
+
+
+def _accepts(op: Op, graph: Graph, target: Target, dsp: bool) -> str | None:
+    if not isinstance(op, AveragePool2D | MaxPool2D):
+        return "not a pool"
+    return None if target.dsp == dsp else "other instructions do better"
+
+
+KERNELS = tuple(
+    Kernel(
+        family="pool",
+        template="pool.c.j2",
+        accepts=partial(_accepts, dsp=dsp),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_rows,
+        view=partial(pool_view, dsp=dsp),
+        pack=pool_pack,
+        cost=lambda call, view: pool_cost(view),
+        rows_read=rows_read,
+        phase=phase,
+    )
+    for dsp in (True, False)
+)

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
     Op,
     Pad,
     Reshape,
@@ -43,7 +41,7 @@ def _fold_paddings(graph: Graph) -> Graph:
 
 def _folds(pad: Pad, graph: Graph) -> bool:
     readers = graph.consumers(pad.output)
-    return pad.output != graph.output and all(isinstance(op, Conv2D | DepthwiseConv2D) for op in readers)
+    return pad.output not in graph.outputs and all(isinstance(op, Conv2D | DepthwiseConv2D) for op in readers)
 
 
 def _padded_itself(op: Op, pad: Pad) -> Op:
@@ -59,22 +57,14 @@ def _drop_reshapes(graph: Graph) -> Graph:
         reshape := next((op for op in graph.ops if isinstance(op, Reshape) and _moves_nothing(op, graph)), None)
     ) is not None:
         ops = tuple(_read_from(op, reshape.output, reshape.input) for op in graph.ops if op is not reshape)
-        output = reshape.input if graph.output == reshape.output else graph.output
-        graph = replace(graph, ops=ops, output=output)
+        outputs = tuple(reshape.input if name == reshape.output else name for name in graph.outputs)
+        graph = replace(graph, ops=ops, outputs=outputs)
     return graph
 
 
 def _moves_nothing(reshape: Reshape, graph: Graph) -> bool:
     readers = graph.consumers(reshape.output)
-    if reshape.output == graph.output:
-        return not readers and reshape.input != graph.input  # the caller sees bytes; a graph needs an op
+    if reshape.output in graph.outputs:  # the caller sees bytes; a graph needs an op, and outputs that differ
+        return not readers and reshape.input not in (*graph.inputs, *graph.outputs)
     same = graph.tensors[reshape.input].shape == graph.tensors[reshape.output].shape
     return same or all(isinstance(op, FullyConnected) for op in readers)
-
-
-def is_global(op: AveragePool2D | Mean, graph: Graph) -> bool:
-    """Return whether `op` averages whole channels."""
-    if isinstance(op, Mean):
-        return True
-    height, width, _ = graph.tensors[op.input].shape
-    return op.kernel == (height, width) and op.padding == (0, 0, 0, 0)

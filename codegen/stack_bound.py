@@ -19,8 +19,8 @@ _PUBLIC, _LOOP, _LOOP_MVE = 24, 72, 96
 # What a C body takes, by family of kernels; packed convolutions have their taps on
 # the stack besides, block-wise depthwise ones a pointer for each row of the window.
 _COMPILED = {
+    "accumulate": 96,
     "add": 96,
-    "average": 96,
     "convolution": 256,
     "convolution_bytes": 432,
     "convolution_dsp": 280,
@@ -37,6 +37,8 @@ _COMPILED = {
     "depthwise_shared": 184,
     "depthwise_wide": 136,
     "pool": 200,
+    "reduce": 120,
+    "reduced": 96,
     "row_sum": 56,
     "softmax": 136,
 }

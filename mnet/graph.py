@@ -1,12 +1,13 @@
 """The quantized network as pure data: tensors, one frozen class per operator, constants. No TensorFlow in it.
 
 Every activation is int8 with one scale and one zero_point, of shape [height, width, channels] (batch is always 1);
-a vector of n values is [1, 1, n]. real = scale * (quantized - zero_point).
+a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = scale * (quantized - zero_point).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]  # height, width, channels
+AXES = ("rows", "columns", "channels")  # along them
 
 
 def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
@@ -128,6 +130,15 @@ class AveragePool2D:
         return (*_windows(self, source, self.kernel, (1, 1)), source[2])
 
 
+class Reduction(Enum):
+    """What a Reduce makes of many values."""
+
+    MEAN = "mean"
+    SUM = "sum"
+    MAX = "max"  # MAX and MIN keep scale and zero_point
+    MIN = "min"
+
+
 @dataclass(frozen=True)
 class MaxPool2D:
     """Largest value of each window; padding does not count."""
@@ -149,16 +160,19 @@ Pool2D = AveragePool2D | MaxPool2D
 
 
 @dataclass(frozen=True)
-class Mean:
-    """Mean over all rows and columns: [height, width, channels] -> [1, 1, channels]."""
+class Reduce:
+    """One value for all that lie along some axes, which become 1 long."""
 
     name: str
     input: str
     output: str
+    function: Reduction
+    axes: tuple[int, ...]  # of [height, width, channels], ascending
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
-        return (1, 1, source[2])
+        height, width, channels = (1 if axis in self.axes else size for axis, size in enumerate(source))
+        return (height, width, channels)
 
 
 @dataclass(frozen=True)
@@ -218,7 +232,7 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | MaxPool2D | Mean | Add | Pad | Reshape | Softmax
+Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | MaxPool2D | Reduce | Add | Pad | Reshape | Softmax
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
@@ -233,13 +247,22 @@ class Graph:
     name: str  # an identifier
     tensors: Mapping[str, Tensor]
     ops: tuple[Op, ...]
-    input: str
-    output: str
+    inputs: tuple[str, ...]  # in the order of the file, as callers give them
+    outputs: tuple[str, ...]  # made by ops, which others may read
     model_hash: str  # first 16 hexadecimal digits of the file's SHA-256
 
     def consumers(self, tensor: str) -> tuple[Op, ...]:
         """Return the ops that read `tensor`, in order."""
         return tuple(op for op in self.ops if tensor in inputs_of(op))
+
+
+def numbered(kind: str, count: int) -> tuple[str, ...]:
+    """Return what `count` inputs or outputs are called in C and in proofs: one has no number.
+
+    >>> numbered("input", 1), numbered("output", 2)
+    (('input',), ('output_0', 'output_1'))
+    """
+    return (kind,) if count == 1 else tuple(f"{kind}_{number}" for number in range(count))
 
 
 def macs_of(graph: Graph, op: Op) -> int:
@@ -256,13 +279,20 @@ def weights_of(op: Op) -> int:
 def check_graph(graph: Graph) -> Graph:
     """Return `graph` if it is sound: no dangling tensor, each made once and before use, every shape as its op makes it.
 
+    Inputs and outputs are there, and differ from each other.
+
     Raises:
         ModelError: a sentence naming the op at fault.
     """
-    made = {graph.input}
-    for name in (graph.input, graph.output):
-        if name not in graph.tensors:
-            raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+    made = set(graph.inputs)
+    for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+        if not names:
+            raise ModelError(f"{graph.name}: there is no {kind}")
+        for name in names:
+            if name not in graph.tensors:
+                raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+            if names.count(name) > 1:
+                raise ModelError(f"{graph.name}: the {kind} {name!r} is listed twice")
     for op in graph.ops:
         for name in (*inputs_of(op), op.output):
             if name not in graph.tensors:
@@ -277,6 +307,7 @@ def check_graph(graph: Graph) -> Graph:
         expected = op.output_shape(*(graph.tensors[name].shape for name in inputs_of(op)))
         if expected != found:
             raise ModelError(f"{graph.name}, {op.name}: output is {found}, its input and attributes make {expected}")
-    if graph.output not in made:
-        raise ModelError(f"{graph.name}: nothing makes the output {graph.output!r}")
+    for name in graph.outputs:
+        if name not in made - set(graph.inputs):
+            raise ModelError(f"{graph.name}: nothing makes the output {name!r}")
     return graph
