@@ -36,7 +36,7 @@ _COMPILED = {
     "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
-    "pool": 200,
+    "pool": 240,
     "reduce": 120,
     "reduced": 96,
     "row_sum": 56,
