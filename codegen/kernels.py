@@ -20,6 +20,7 @@ from codegen import (
     depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
+    elementwise,
     packed,
     plain,
     pooling,
@@ -414,6 +415,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.add_view,
         pack=plain.add_pack,
     ),
+    *elementwise.KERNELS,
     Kernel(
         family="copy",
         template="copy.c.j2",

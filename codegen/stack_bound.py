@@ -37,6 +37,7 @@ _COMPILED = {
     "depthwise_shared": 184,
     "depthwise_wide": 136,
     "pool": 240,
+    "lookup": 96,
     "reduce": 120,
     "reduced": 96,
     "row_sum": 56,

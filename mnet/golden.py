@@ -9,8 +9,8 @@ from typing import Any, assert_never
 
 import numpy as np
 
+from mnet import elementwise, reductions, windows
 from mnet import oracle as arithmetic
-from mnet import reductions, windows
 from mnet.graph import (
     Add,
     AveragePool2D,
@@ -26,6 +26,7 @@ from mnet.graph import (
     Reduce,
     Reshape,
     Softmax,
+    Unary,
     inputs_of,
 )
 from mnet.oracle import Oracle
@@ -68,6 +69,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return windows.max_pool_2d(op, x)
         case Reduce():
             return reductions.reduce(op, graph, oracle, x)
+        case Unary():
+            return elementwise.table(op, graph, oracle)[x.astype(np.int16) + 128]
         case Add():
             return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
         case Pad():

@@ -175,6 +175,42 @@ class Reduce:
         return (height, width, channels)
 
 
+class UnaryFunction(Enum):
+    """What is done to each value of a tensor, by the name of the operator in the file."""
+
+    RELU = "RELU"
+    RELU6 = "RELU6"
+    RELU_N1_TO_1 = "RELU_N1_TO_1"
+    RELU_0_TO_1 = "RELU_0_TO_1"
+    LEAKY_RELU = "LEAKY_RELU"
+    HARD_SWISH = "HARD_SWISH"
+    QUANTIZE = "QUANTIZE"  # to another scale and zero_point
+    ABS = "ABS"
+    NEG = "NEG"
+    LOGISTIC = "LOGISTIC"
+    TANH = "TANH"
+    ELU = "ELU"
+    GELU = "GELU"
+    GELU_TANH = "GELU, approximate"  # by tanh
+    EXP = "EXP"
+    LOG = "LOG"
+
+
+@dataclass(frozen=True)
+class Unary:
+    """A function of one value, of each value."""
+
+    name: str
+    input: str
+    output: str
+    function: UnaryFunction
+    alpha: float = 0.0  # of LEAKY_RELU, the slope below 0; a float32, widened
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
+
+
 @dataclass(frozen=True)
 class Add:
     """Elementwise sum of two tensors of one shape, each with its own scale."""
@@ -232,7 +268,19 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | MaxPool2D | Reduce | Add | Pad | Reshape | Softmax
+Op = (
+    Conv2D
+    | DepthwiseConv2D
+    | FullyConnected
+    | AveragePool2D
+    | MaxPool2D
+    | Reduce
+    | Unary
+    | Add
+    | Pad
+    | Reshape
+    | Softmax
+)
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ the table below. mnet/docs/runtimes.md says the same at length, with the test th
 from collections.abc import Mapping
 from typing import Any
 
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Op, Reduce, Reduction, Softmax
+from mnet.elementwise import unary_words
+from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Op, Reduce, Reduction, Softmax, Unary
 from mnet.oracle import ORACLES, Oracle, ScaleProduct
 
 _TWICE_UPWARDS = "saturating rounding doubling high multiply, then rounding shift with halves upwards"
@@ -52,6 +53,8 @@ def _of_oracle(op: Op, oracle: Oracle) -> str:
         case FullyConnected():
             in_float = oracle.fully_connected_scale is ScaleProduct.FLOAT32
             return oracle.fully_connected.value + (", the scales multiplied as float32" if in_float else "")
+        case Unary():
+            return f"{op.function.value}: {unary_words(op.function, oracle)}"
         case Add():
             return oracle.add.value
         case Reduce(function=Reduction.MEAN | Reduction.SUM):

@@ -27,6 +27,7 @@ from mnet.graph import (
     Reduce,
     Reshape,
     Softmax,
+    Unary,
     inputs_of,
     macs_of,
     numbered,
@@ -127,6 +128,8 @@ def _attributes(op: Op) -> str:
             return "scale per output" if op.per_channel else "one scale"
         case Reduce():
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
+        case Unary():
+            return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
         case Add() | Reshape() | Softmax():
             return ""
         case _:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnet import golden
+from mnet.elementwise import reason_to_refuse
 from mnet.fixed_point import Float64Array
 from mnet.graph import (
     Add,
@@ -27,12 +28,14 @@ from mnet.graph import (
     Reshape,
     Softmax,
     Tensor,
+    Unary,
+    UnaryFunction,
     check_graph,
     inputs_of,
     output_size,
 )
 from mnet.operands import activation_range, same_padding
-from mnet.oracle import LITERT
+from mnet.oracle import LITERT, Oracle
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}  # as schema.ActivationFunctionType numbers them
 
@@ -62,7 +65,9 @@ class Builder:
         scale: float = 1 / 64,
         zero_point: int = 0,
         weight_scale: float = 0.01,  # smaller for deep networks, or their activations overflow
+        oracle: Oracle = LITERT,  # whose arithmetic the samples take
     ) -> None:
+        self.oracle = oracle
         self.random = np.random.default_rng(seed)
         self.weight_scale = np.float32(weight_scale)
         self.ops: list[Op] = []
@@ -99,7 +104,7 @@ class Builder:
         self.tensors[target.name] = target
         self.ops.append(op)
         graph = Graph("", self.tensors, (), ("input",), (target.name,), "")
-        self.values[target.name] = golden.compute(op, graph, LITERT, tuple(self.values[n] for n in inputs_of(op)))
+        self.values[target.name] = golden.compute(op, graph, self.oracle, tuple(self.values[n] for n in inputs_of(op)))
         return target.name
 
     def _weights(self, shape: tuple[int, ...], channel_axis: int, dead: float) -> tuple[Int8Array, Float64Array]:
@@ -266,6 +271,29 @@ class Builder:
     def mean(self, source: str, *, zero_point: int = -128, ratio: float = 1.0) -> str:
         """Add a MEAN over rows and columns."""
         return self.reduce(source, zero_point=zero_point, ratio=ratio)
+
+    def unary(
+        self,
+        source: str,
+        function: UnaryFunction,
+        *,
+        alpha: float = 0.1,
+        zero_point: int = -128,
+        ratio: float = 1.0,
+    ) -> str:
+        """Add a function of one value; output scale = input scale * ratio, where the function does not say."""
+        tensor, name = self.tensors[source], self._name(function.name.lower())
+        scale = _float32(tensor.scale * ratio)
+        if function is UnaryFunction.LOGISTIC:
+            scale, zero_point = 1 / 256, -128
+        if function is UnaryFunction.TANH:
+            scale, zero_point = 1 / 128, 0
+        alpha = _float32(alpha) if function is UnaryFunction.LEAKY_RELU else 0.0
+        op = Unary(name, source, f"{name}_out", function, alpha)
+        target = Tensor(op.output, tensor.shape, scale, zero_point)
+        if reason := reason_to_refuse(op, tensor, target):
+            raise ValueError(reason)
+        return self._append(op, target)
 
     def add(self, first: str, second: str, *, activation: str = "none", zero_point: int = 0, fill: float = 1.0) -> str:
         """Add an ADD."""

@@ -6,7 +6,8 @@ from collections.abc import Collection
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array, Reduction
+from mnet.graph import Graph, Int8Array, Reduction, UnaryFunction
+from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
 # LiteRT's reference kernel of SUM is broken, so "sum" is for who asks for it.
@@ -20,6 +21,7 @@ KINDS = (
     "reduce",
     "pad",
     "residual",
+    "unary",
     "reshape",
     "dense",
     "softmax",
@@ -30,6 +32,7 @@ _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
 _ZERO_POINTS = st.sampled_from((-128, -128, 0, 127, -127, 126, 3, -40))
 _ACTIVATIONS = st.sampled_from(("relu", "relu", "relu6", "none", "relu_n1_to_1"))
+_UNARY = sorted(LITERT.functions & TFLM.functions, key=lambda function: function.value)
 _FILLS = st.sampled_from((1.0, 0.3, 1.5, 4.0))
 
 
@@ -115,6 +118,17 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
             )
+        case "unary":
+            try:
+                return build.unary(
+                    x,
+                    draw(st.sampled_from(_UNARY)),
+                    alpha=draw(st.sampled_from((0.1, 0.3, 0.0, 1.5, -0.5))),
+                    zero_point=draw(_ZERO_POINTS),
+                    ratio=draw(st.sampled_from((1.0, 1.0, 0.5, 0.77, 2.5))),
+                )
+            except ValueError:  # the runtimes' arithmetic does not take these scales
+                return build.unary(x, UnaryFunction.RELU)
         case "reshape":
             total = height * width * channels
             return build.reshape(x, draw(st.sampled_from(((1, 1, total), (height * width, 1, channels)))))

@@ -26,6 +26,8 @@ from mnet.graph import (
     Reshape,
     Softmax,
     Tensor,
+    Unary,
+    UnaryFunction,
     inputs_of,
 )
 from mnet.operands import activation_range
@@ -68,7 +70,7 @@ def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
         shape = graph.tensors[op.output].shape
         dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
         flat = isinstance(op, FullyConnected) or (isinstance(op, Reshape) and shape[:2] == (1, 1) and dense)
-        if isinstance(op, Add | Softmax):
+        if isinstance(op, Unary | Add | Softmax):
             flat = len(shapes[inputs_of(op)[0]]) == 2
         shapes[op.output] = [1, shape[2]] if flat else [1, *shape]
     return shapes
@@ -161,8 +163,10 @@ class _Writer:
         made.opcodeIndex = self.codes.index(number)
         made.inputs = [*(self.activation(name) for name in inputs_of(op)), *written.constants]
         made.outputs = [self.activation(op.output)]
-        made.builtinOptionsType = getattr(self.objects.BuiltinOptions, type(written.options).__name__.removesuffix("T"))
-        made.builtinOptions = written.options
+        if written.options is not None:
+            table = type(written.options).__name__.removesuffix("T")
+            made.builtinOptionsType = getattr(self.objects.BuiltinOptions, table)
+            made.builtinOptions = written.options
         self.operators.append(made)
 
     def file(self) -> bytes:
@@ -213,6 +217,8 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options.keepDims = True
             axes = [axis + 1 for axis in op.axes]
             return _Written(_REDUCTIONS[op.function], options, (writer.integers(f"{op.name}_axes", axes),))
+        case Unary():
+            return _unary(objects, op)
         case Add():
             options = objects.AddOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
@@ -231,6 +237,20 @@ def _written(writer: _Writer, op: Op) -> _Written:
             return _Written("SOFTMAX", options)
         case _:
             assert_never(op)
+
+
+def _unary(objects: Any, op: Unary) -> _Written:
+    match op.function:
+        case UnaryFunction.LEAKY_RELU:
+            options = objects.LeakyReluOptionsT()
+            options.alpha = op.alpha
+            return _Written(op.function.value, options)
+        case UnaryFunction.GELU | UnaryFunction.GELU_TANH:
+            options = objects.GeluOptionsT()
+            options.approximate = op.function is UnaryFunction.GELU_TANH
+            return _Written("GELU", options)
+        case _:
+            return _Written(op.function.value, None)
 
 
 def _set_window(
