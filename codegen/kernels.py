@@ -23,6 +23,7 @@ from codegen import (
     elementwise,
     packed,
     plain,
+    pooling,
     reduction,
 )
 from codegen.call import Call
@@ -34,7 +35,6 @@ from codegen.layout import PLANAR16, WIDE8, WIDE16
 from codegen.targets import Target
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -417,17 +417,6 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     *elementwise.KERNELS,
     Kernel(
-        family="average_pool",
-        template="average_pool.c.j2",
-        accepts=only(AveragePool2D),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_whole,
-        view=plain.pool_view,
-        pack=plain.no_constants,
-        only_whole=True,
-    ),
-    Kernel(
         family="copy",
         template="copy.c.j2",
         accepts=only(Pad, Reshape),
@@ -438,6 +427,7 @@ KERNELS: tuple[Kernel, ...] = (
         pack=plain.no_constants,
         only_whole=True,
     ),
+    *pooling.KERNELS,
     *reduction.KERNELS,
 )
 

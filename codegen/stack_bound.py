@@ -21,7 +21,6 @@ _PUBLIC, _LOOP, _LOOP_MVE = 24, 72, 96
 _COMPILED = {
     "accumulate": 96,
     "add": 96,
-    "average_pool": 200,
     "convolution": 256,
     "convolution_bytes": 432,
     "convolution_dsp": 280,
@@ -37,6 +36,7 @@ _COMPILED = {
     "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
+    "pool": 240,
     "lookup": 96,
     "reduce": 120,
     "reduced": 96,

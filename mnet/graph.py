@@ -27,7 +27,7 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, before: int,
 
 
 def _windows(
-    op: "Conv2D | DepthwiseConv2D | AveragePool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
+    op: "Conv2D | DepthwiseConv2D | Pool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:
     top, bottom, left, right = op.padding
     return (
@@ -148,6 +148,26 @@ class Reduction(Enum):
 
 
 @dataclass(frozen=True)
+class MaxPool2D:
+    """Largest value of each window; padding does not count."""
+
+    name: str
+    input: str
+    output: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    activation: tuple[int, int]
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*_windows(self, source, self.kernel, (1, 1)), source[2])
+
+
+Pool2D = AveragePool2D | MaxPool2D
+
+
+@dataclass(frozen=True)
 class Reduce:
     """One value for all that lie along some axes, which become 1 long."""
 
@@ -256,7 +276,19 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Reduce | Unary | Add | Pad | Reshape | Softmax
+Op = (
+    Conv2D
+    | DepthwiseConv2D
+    | FullyConnected
+    | AveragePool2D
+    | MaxPool2D
+    | Reduce
+    | Unary
+    | Add
+    | Pad
+    | Reshape
+    | Softmax
+)
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

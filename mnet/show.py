@@ -21,6 +21,7 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
+    MaxPool2D,
     Op,
     Pad,
     Reduce,
@@ -120,7 +121,7 @@ def _attributes(op: Op) -> str:
             words += [f"padding {','.join(map(str, op.padding))}"] * any(op.padding)
             words += [f"dense, {op.dense.value}"] if isinstance(op, Conv2D) and op.dense else []
             return ", ".join(words)
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
         case Pad():
             return f"padding {','.join(map(str, op.padding))}"

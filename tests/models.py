@@ -20,8 +20,10 @@ from mnet.graph import (
     FullyConnected,
     Graph,
     Int8Array,
+    MaxPool2D,
     Op,
     Pad,
+    Pool2D,
     Reduce,
     Reduction,
     Reshape,
@@ -243,11 +245,34 @@ class Builder:
         activation: str = "none",
     ) -> str:
         """Add an AVERAGE_POOL_2D."""
+        return self._pool(AveragePool2D, source, kernel, stride, same, activation)
+
+    def max_pool(
+        self,
+        source: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        *,
+        same: bool = False,
+        activation: str = "none",
+    ) -> str:
+        """Add a MAX_POOL_2D."""
+        return self._pool(MaxPool2D, source, kernel, stride, same, activation)
+
+    def _pool(
+        self,
+        kind: type[Pool2D],
+        source: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        same: bool,
+        activation: str,
+    ) -> str:
         tensor, name = self.tensors[source], self._name("pool")
         padding, size = geometry(tensor.shape[:2], kernel, stride, (1, 1), same)
         chosen = activation_range(ACTIVATIONS[activation], tensor.scale, tensor.zero_point)
         assert chosen is not None
-        op = AveragePool2D(name, source, f"{name}_out", kernel, stride, padding, chosen)
+        op = kind(name, source, f"{name}_out", kernel, stride, padding, chosen)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
     def reduce(

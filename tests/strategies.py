@@ -16,6 +16,7 @@ KINDS = (
     "pointwise",
     "depthwise",
     "average_pool",
+    "max_pool",
     "mean",
     "reduce",
     "pad",
@@ -80,13 +81,16 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 fill=draw(_FILLS),
                 dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
-        case "average_pool":
-            kernel = (draw(st.integers(1, min(height, 4))), draw(st.integers(1, min(width, 4))))
-            if draw(st.booleans()):
+        case "average_pool" | "max_pool":
+            same = draw(st.booleans())
+            most = (5, 5) if same else (min(height, 5), min(width, 5))
+            kernel = (draw(st.integers(1, most[0])), draw(st.integers(1, most[1])))
+            if draw(st.integers(0, 3)) == 0:
                 kernel = (height, width)
             stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
             activation = draw(st.sampled_from(("none", "none", "relu")))
-            return build.average_pool(x, kernel, stride, same=draw(st.booleans()), activation=activation)
+            pool = build.max_pool if kind == "max_pool" else build.average_pool
+            return pool(x, kernel, stride, same=same, activation=activation)
         case "mean":
             return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
         case "reduce":

@@ -18,8 +18,10 @@ from mnet.graph import (
     Graph,
     Int8Array,
     Int32Array,
+    MaxPool2D,
     Op,
     Pad,
+    Pool2D,
     Reduce,
     Reduction,
     Reshape,
@@ -48,7 +50,7 @@ def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
 
 
 def _padding(
-    op: Conv2D | DepthwiseConv2D | AveragePool2D,
+    op: Conv2D | DepthwiseConv2D | Pool2D,
     source: Tensor,
     kernel: tuple[int, ...],
     stride: tuple[int, int],
@@ -210,12 +212,12 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options = objects.FullyConnectedOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
             return _Written("FULLY_CONNECTED", options, writer.weights(op, op.weights, 0))
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             options = objects.Pool2DOptionsT()
             _set_window(options, op, source, op.kernel)
             options.filterHeight, options.filterWidth = op.kernel
             options.fusedActivationFunction = _fused(op, target, op.activation)
-            return _Written("AVERAGE_POOL_2D", options)
+            return _Written("MAX_POOL_2D" if isinstance(op, MaxPool2D) else "AVERAGE_POOL_2D", options)
         case Reduce():
             options = objects.ReducerOptionsT()
             options.keepDims = True
@@ -259,7 +261,7 @@ def _unary(objects: Any, op: Unary) -> _Written:
 
 def _set_window(
     options: Any,
-    op: Conv2D | DepthwiseConv2D | AveragePool2D,
+    op: Conv2D | DepthwiseConv2D | Pool2D,
     source: Tensor,
     kernel: tuple[int, ...],
     dilation: tuple[int, int] | None = None,
