@@ -20,8 +20,10 @@ from codegen import (
     depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
+    elementwise,
     packed,
     plain,
+    pooling,
     reduction,
 )
 from codegen.call import Call
@@ -33,7 +35,6 @@ from codegen.layout import PLANAR16, WIDE8, WIDE16
 from codegen.targets import Target
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -414,17 +415,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.add_view,
         pack=plain.add_pack,
     ),
-    Kernel(
-        family="average_pool",
-        template="average_pool.c.j2",
-        accepts=only(AveragePool2D),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_whole,
-        view=plain.pool_view,
-        pack=plain.no_constants,
-        only_whole=True,
-    ),
+    *elementwise.KERNELS,
     Kernel(
         family="copy",
         template="copy.c.j2",
@@ -436,6 +427,7 @@ KERNELS: tuple[Kernel, ...] = (
         pack=plain.no_constants,
         only_whole=True,
     ),
+    *pooling.KERNELS,
     *reduction.KERNELS,
 )
 

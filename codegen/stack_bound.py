@@ -23,7 +23,6 @@ _TURNS, _PORT = 40, 8
 _COMPILED = {
     "accumulate": 96,
     "add": 96,
-    "average_pool": 200,
     "convolution": 256,
     "convolution_bytes": 432,
     "convolution_dsp": 280,
@@ -39,6 +38,8 @@ _COMPILED = {
     "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
+    "pool": 240,
+    "lookup": 96,
     "reduce": 120,
     "reduced": 96,
     "row_sum": 56,
