@@ -61,7 +61,8 @@ class _Importer(Operands):
         todo = [operator for operator in self.model.operators if not self.computes_a_shape(operator)]
         names = op_names((operator.kind, self._made_by(operator)) for operator in todo)
         ops: list[Op] = []
-        used, floats = set(names), float_islands(self.model, self.names)
+        used, is_int8 = set(names), not obstacles
+        floats = float_islands(self.model, self.names)
         for operator, op_name in zip(todo, names, strict=True):
             self.where = self._place(operator)
             try:
@@ -69,6 +70,8 @@ class _Importer(Operands):
                     raise self.fail(floats[operator.index])
                 if operator.kind not in READERS:
                     raise self.fail(f"not supported. {advice_on(operator.kind)}.")
+                if not is_int8:
+                    continue
                 for op in READERS[operator.kind].read(self, operator, op_name):
                     ops.append(op if op.name == op_name else replace(op, name=unique(op.name, used)))
             except ModelError as error:
