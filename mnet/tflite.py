@@ -58,6 +58,7 @@ class _Importer(Operands):
                 self._end(indices, end)
             except ModelError as error:
                 obstacles.append(Obstacle(-1, str(error)))
+        obstacles = list(dict.fromkeys(obstacles))  # inputs and outputs may be refused in the same words
         todo = [operator for operator in self.model.operators if not self.computes_a_shape(operator)]
         names = op_names((operator.kind, self._made_by(operator)) for operator in todo)
         ops: list[Op] = []
