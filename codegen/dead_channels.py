@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mnet import elementwise
 from mnet.graph import (
     Add,
+    ArgMax,
     AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
@@ -101,7 +102,7 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case Pad():
             zero_point = graph.tensors[op.input].zero_point
             ends = [np.minimum(source.low, zero_point), np.maximum(source.high, zero_point)]
-        case Reshape() | Softmax():
+        case ArgMax() | Reshape() | Softmax():
             return _everything(graph.tensors[op.output].shape[2])
         case _:
             assert_never(op)
@@ -182,6 +183,8 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
             live[op.input][:] |= read & ~_foldable(op, graph, known[op.input])
         case DepthwiseConv2D() if op.depth_multiplier > 1:
             live[op.output][:] = True
+            live[op.input][:] = True
+        case ArgMax():
             live[op.input][:] = True
         case Reduce() if CHANNELS in op.axes:
             live[op.input][:] = True

@@ -41,16 +41,15 @@ _NO_SHAPE = (-1, -1, -1)  # of inputs that do not fit together
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation: int8 [height, width, channels]."""
+    """An activation: int8 [height, width, channels], but for indices."""
 
     name: str  # of the tensor in the .tflite, made unique, so that every later message can point back to it
     shape: Shape
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
-    outside: str = (
-        "int8"  # float32, uint8: of an input or output, what the file has beyond the QUANTIZE that was cut off
-    )
+    type: str = "int8"  # or int32: indices without a scale, an output that nothing reads
+    outside: str = "int8"  # what an input or output is in the file, where that differs: float32, uint8, int64
     live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 
@@ -186,6 +185,19 @@ class Reduce:
         return (height, width, channels)
 
 
+@dataclass(frozen=True)
+class ArgMax:
+    """The index of the largest channel of each pixel, the first of equals, as int32; the end of a network."""
+
+    name: str
+    input: str
+    output: str
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (source[0], source[1], 1)
+
+
 class UnaryFunction(Enum):
     """What is done to each value of a tensor, by the name of the operator in the file."""
 
@@ -286,6 +298,7 @@ Op = (
     | AveragePool2D
     | MaxPool2D
     | Reduce
+    | ArgMax
     | Unary
     | Add
     | Pad
@@ -359,6 +372,8 @@ def check_graph(graph: Graph) -> Graph:
         for name in inputs_of(op):
             if name not in made:
                 raise ModelError(f"{graph.name}, {op.name}: reads {name!r} before it is made")
+            if graph.tensors[name].type != "int8":
+                raise ModelError(f"{graph.name}, {op.name}: reads {name!r}, which is {graph.tensors[name].type}")
         if op.output in made:
             raise ModelError(f"{graph.name}, {op.name}: {op.output!r} is made twice")
         made.add(op.output)
