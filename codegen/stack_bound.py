@@ -43,7 +43,7 @@ _COMPILED = {
     "reduce": 120,
     "reduced": 96,
     "resize_bilinear": 120,
-    "resize_nearest": 64,
+    "resize_nearest": 96,
     "row_sum": 56,
     "softmax": 136,
 }

@@ -175,5 +175,5 @@ def test_costs_of_rows(sampling: Sampling, layouts: tuple[Layout, Layout], tmp_p
     ]
     for case, counted in zip(cases, measured(cases, tmp_path), strict=True):
         said = nearest_cost(case.view) if sampling is Sampling.NEAREST else bilinear_cost(case.view)  # type: ignore[arg-type]
-        assert said.cycles == pytest.approx(counted.cycles, rel=0.2, abs=50), case.view
+        assert said.cycles == pytest.approx(counted.cycles, rel=0.2, abs=80), case.view
         assert said.code_bytes == pytest.approx(counted.code_bytes, rel=0.3, abs=40), case.view
