@@ -62,7 +62,11 @@ def _drop_reshapes(graph: Graph) -> Graph:
     ) is not None:
         ops = tuple(_read_from(op, reshape.output, reshape.input) for op in graph.ops if op is not reshape)
         outputs = tuple(reshape.input if name == reshape.output else name for name in graph.outputs)
-        graph = replace(graph, ops=ops, outputs=outputs)
+        tensors = dict(graph.tensors)
+        if reshape.output in graph.outputs:
+            outside = tensors[reshape.output].outside
+            tensors[reshape.input] = replace(tensors[reshape.input], outside=outside)
+        graph = replace(graph, tensors=tensors, ops=ops, outputs=outputs)
     return graph
 
 
