@@ -30,6 +30,7 @@ from mnet.graph import (
     Reduce,
     Reduction,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     check_graph,
@@ -90,6 +91,8 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
         case AveragePool2D() | MaxPool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
+        case Resize():
+            ends = [source.low, source.high]
         case Reduce():
             ends = _reduced(op, graph, oracle, source)
         case Unary():
@@ -185,7 +188,7 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
             live[op.input][:] = True
         case Reduce() if CHANNELS in op.axes:
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | MaxPool2D() | Reduce() | Pad() | Unary() | Add():
+        case DepthwiseConv2D() | AveragePool2D() | MaxPool2D() | Resize() | Reduce() | Pad() | Unary() | Add():
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]

@@ -25,6 +25,7 @@ from codegen import (
     plain,
     pooling,
     reduction,
+    resizing,
 )
 from codegen.call import Call
 from codegen.convolution_cost import convolution_cost, fpu_cost
@@ -446,6 +447,7 @@ KERNELS: tuple[Kernel, ...] = (
         only_whole=True,
     ),
     *pooling.KERNELS,
+    *resizing.KERNELS,
     *reduction.KERNELS,
 )
 

@@ -26,6 +26,7 @@ from mnet.graph import (
     Pad,
     Reduce,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     inputs_of,
@@ -123,6 +124,10 @@ def _attributes(op: Op) -> str:
             return ", ".join(words)
         case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
+        case Resize():
+            words = [op.sampling.value]
+            words += ["align corners"] * op.align_corners + ["half pixel centers"] * op.half_pixel_centers
+            return ", ".join(words)
         case Pad():
             return f"padding {','.join(map(str, op.padding))}"
         case FullyConnected():
