@@ -21,6 +21,7 @@ from codegen import (
     depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
+    movement,
     packed,
     plain,
     row_sum,
@@ -42,8 +43,6 @@ from mnet.graph import (
     Graph,
     Mean,
     Op,
-    Pad,
-    Reshape,
     Softmax,
     inputs_of,
 )
@@ -445,17 +444,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.softmax_view,
         pack=plain.softmax_pack,
     ),
-    Kernel(
-        family="copy",
-        template="copy.c.j2",
-        accepts=only(Pad, Reshape),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_whole,
-        view=plain.copy_view,
-        pack=plain.no_constants,
-        only_whole=True,
-    ),
+    *movement.KERNELS,
 )
 
 # An average over whole channels takes two stages, so that it can consume rows as they come.

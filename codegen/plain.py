@@ -28,7 +28,6 @@ from mnet.graph import (
     Int8Array,
     Int32Array,
     Mean,
-    Pad,
     Softmax,
 )
 from mnet.oracle import AddArithmetic, MeanArithmetic, Rounding, SoftmaxArithmetic, add
@@ -390,29 +389,6 @@ def softmax_pack(call: Call, view: SoftmaxView, phase: int) -> tuple[int, ...]:
     )
     exponentials = np.where(difference >= how.difference_min, exp_on_negative_values(scaled), 0)
     return tuple(as_word(int(value)) for value in exponentials)
-
-
-@dataclass(frozen=True)
-class CopyView:
-    """The same values under another shape, or inside a frame of the zero_point."""
-
-    source: Access
-    target: Access
-    padding: tuple[int, int]  # top, left
-    padding_value: int  # quantized
-    reshape: bool
-
-
-def copy_view(call: Call) -> CopyView:
-    """Return the view of a Pad or Reshape."""
-    padding = (call.op.padding[0], call.op.padding[2]) if isinstance(call.op, Pad) else (0, 0)
-    return CopyView(
-        access(call.inputs[0]),
-        access(call.output),
-        padding,
-        call.output.tensor.zero_point,
-        not isinstance(call.op, Pad),
-    )
 
 
 def no_constants(call: Call, view: object, phase: int) -> tuple[int, ...]:

@@ -29,7 +29,6 @@ _COMPILED = {
     "convolution_mve": 152,
     "convolution_packed": 144,
     "convolution_shared": 200,
-    "copy": 96,
     "depthwise": 136,
     "depthwise_block": 208,
     "depthwise_dsp": 168,
@@ -37,6 +36,9 @@ _COMPILED = {
     "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
+    "move": 96,
+    "move_whole": 96,
+    "rearrange": 96,
     "row_sum": 56,
     "softmax": 136,
 }

@@ -19,28 +19,32 @@ from mnet.fixed_point import (
 from mnet.graph import (
     Add,
     AveragePool2D,
+    Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
     Int8Array,
     Int32Array,
     Mean,
     Op,
     Pad,
+    Rearrange,
     Reshape,
     Softmax,
     inputs_of,
     output_size,
 )
+from mnet.movement import move
 from mnet.oracle import Oracle, SoftmaxArithmetic
 
 _BATCH = 16  # inputs computed together; more only costs memory
 
 
-def _padded(x: npt.NDArray[Any], padding: tuple[int, int, int, int], value: int) -> npt.NDArray[Any]:
+def _padded(x: npt.NDArray[Any], padding: tuple[int, int, int, int]) -> npt.NDArray[Any]:
     top, bottom, left, right = padding
-    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
+    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
 
 
 def _windows(op: Conv2D | DepthwiseConv2D | AveragePool2D, x: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -55,7 +59,7 @@ def _windows(op: Conv2D | DepthwiseConv2D | AveragePool2D, x: npt.NDArray[Any]) 
     top, bottom, left, right = op.padding
     height = output_size(x.shape[1], kernel[0], op.stride[0], dilation[0], top, bottom)
     width = output_size(x.shape[2], kernel[1], op.stride[1], dilation[1], left, right)
-    x = _padded(x, op.padding, 0)
+    x = _padded(x, op.padding)
     return [
         x[
             :,
@@ -136,10 +140,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return arithmetic.mean(sums, arithmetic.mean_arithmetic(op, graph, oracle))
         case Add():
             return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
-        case Pad():
-            return _padded(x, op.padding, graph.tensors[op.input].zero_point)
-        case Reshape():
-            return x.reshape(len(x), *graph.tensors[op.output].shape)
+        case Pad() | Concat() | Gather() | Reshape() | Rearrange():
+            return move(op, inputs)
         case Softmax():
             return softmax(x, arithmetic.softmax_arithmetic(op, graph, oracle))
         case _:

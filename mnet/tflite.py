@@ -9,17 +9,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnet.errors import ModelError
-from mnet.flatbuffer import RawOperator, parse, read_bytes
+from mnet.flatbuffer import RawModel, RawOperator, parse, read_bytes
 from mnet.graph import Graph, Op, check_graph, inputs_of
 from mnet.layer_names import identifier, op_names, unique
 from mnet.operands import Operands
 from mnet.readers import READERS
 
-SHAPE_OPERATORS = ("SHAPE", "STRIDED_SLICE", "PACK")  # what computes the shape of a RESHAPE; the file has the result
+
+def _shape_operators(model: RawModel) -> frozenset[int]:
+    """Return the operators that only compute shapes: integers that do not reach an output of the model.
+
+    The file has the results, as the shapes of activations. An operator that needs such a number as data (PAD does, for
+    its amounts) refuses it, because it is not a constant.
+    """
+    wanted = set(model.outputs)
+    found = set()
+    for operator in reversed(model.operators):
+        known = all(0 <= index < len(model.tensors) for index in operator.outputs)
+        if known and operator.outputs and all(model.tensors[n].type in ("int32", "int64") for n in operator.outputs):
+            if wanted.isdisjoint(operator.outputs):
+                found.add(operator.index)
+            else:
+                wanted |= set(operator.inputs)
+    return frozenset(found)
 
 
 class _Importer(Operands):
     """Turns a RawModel into a Graph, one operator at a time."""
+
+    def __init__(self, model: RawModel, path: Path) -> None:
+        super().__init__(model, path)
+        self.shape_operators = _shape_operators(model)
 
     def run(self, name: str, model_hash: str) -> Graph:
         model = self.model
@@ -42,7 +62,10 @@ class _Importer(Operands):
                 raise self.fail(
                     "not supported. End the model before it, or replace it; `mnet ops` lists what is supported."
                 )
-            self.output(operator)
+            if not operator.outputs:
+                raise self.fail("has 0 outputs, one is needed.")
+            for index in operator.outputs:
+                self.activation(self.raw(index))
         names = op_names((o.kind, self.names[o.outputs[0]]) for o in todo)
         ops: list[Op] = []
         used = set(names)
@@ -64,11 +87,8 @@ class _Importer(Operands):
         return check_graph(Graph(name, tensors, kept, source, target, model_hash))
 
     def computes_a_shape(self, operator: RawOperator) -> bool:
-        """Return whether `operator` only serves a RESHAPE: its result is known, the output's shape is in the file."""
-        return operator.kind in SHAPE_OPERATORS and all(
-            0 <= index < len(self.model.tensors) and self.model.tensors[index].type in ("int32", "int64")
-            for index in operator.outputs
-        )
+        """Return whether `operator` only serves shapes: its result is in the file, as the shape of an activation."""
+        return operator.index in self.shape_operators
 
     def _place(self, operator: RawOperator) -> str:
         index = operator.outputs[0] if operator.outputs else -1

@@ -306,7 +306,7 @@ def test_residual_networks_must_add_equal_shapes_of_sensible_scales() -> None:
     assert "changes scale" in changed(tiny_residual(), set_field("tensors.reshape_9_out.quantization.scale", [9.0]))
 
 
-def test_only_rows_and_columns_are_padded_and_averaged() -> None:
+def test_the_batch_is_not_padded_and_rows_and_columns_are_averaged() -> None:
     def set_constant(name: str, values: list[Any]) -> Callable[[Any], None]:
         def change(model: Any) -> None:
             tensor = next(t for t in model.subgraphs[0].tensors if t.name == name.encode())
@@ -318,8 +318,8 @@ def test_only_rows_and_columns_are_padded_and_averaged() -> None:
     build = Builder(0, (5, 5, 2))
     graph = build.graph(build.mean(build.pad("input", (1, 1, 1, 1))))
     pads, axes = "pad_0_pads", "mean_1_axes"
-    assert "only rows and columns" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
-    assert "only rows and columns" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
+    assert "makes [1, 7, 7, 3]" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
+    assert "batch must stay 1" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
     assert "damaged" in changed(graph, set_constant(pads, [[0, 0], [-1, 3], [1, 1], [0, 0]]))
     assert "only the mean over all rows" in changed(graph, set_constant(axes, [1, 3]))
     assert "only the mean over all rows" in changed(graph, set_constant(axes, [1]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mnet.readers import elementwise, movement, pooling, weighted
+from mnet.readers import elementwise, movement, pooling, slices, weighted
 from mnet.readers.reader import Reader
 
 READERS: Mapping[str, Reader] = {
@@ -10,4 +10,5 @@ READERS: Mapping[str, Reader] = {
     **pooling.READERS,
     **elementwise.READERS,
     **movement.READERS,
+    **slices.READERS,
 }
