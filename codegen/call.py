@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from codegen.layout import Storage
 from mnet.graph import Op
-from mnet.oracle import AddArithmetic, MeanArithmetic, Requantization, SoftmaxArithmetic
+from mnet.oracle import AddArithmetic, Requantization
+from mnet.reductions import SoftmaxArithmetic, SumArithmetic
 
-Arithmetic = AddArithmetic | MeanArithmetic | SoftmaxArithmetic
+Arithmetic = AddArithmetic | SumArithmetic | SoftmaxArithmetic
 
 
 @dataclass(frozen=True, eq=False)

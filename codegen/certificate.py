@@ -96,13 +96,13 @@ def lower_bound(plan: Plan, row_bytes: RowBytes = value_row_bytes) -> int:
         least = _minimum([*tables, *running], [*before, *reversed(after)])
         bound = max(bound, float(least[: counts[name]].max(initial=0)))
     if plan.input_mode == "arena":
-        bound = max(bound, float(np.prod(plan.graph.tensors[plan.graph.input].shape)))
+        bound = max(bound, float(sum(np.prod(plan.graph.tensors[name].shape) for name in plan.graph.inputs)))
     return int(bound)
 
 
 def _counts(plan: Plan) -> dict[str, int]:
     """Return for each tensor the calls that make it, at one row each, in topological order."""
-    counts = {plan.graph.input: plan.storage[plan.graph.input].height}
+    counts = {name: plan.storage[name].height for name in plan.graph.inputs}
     for op in plan.ops:
         counts[op.output] = op.calls if op.kernel.consumes_rows else plan.storage[op.output].height
     return counts
@@ -167,7 +167,7 @@ def _tables(plan: Plan, name: str, counts: Mapping[str, int], row_bytes: int) ->
     for axis, op in enumerate(readers, 1):
         shape = [sizes[0], *(size if other == axis else 1 for other, size in enumerate(sizes[1:], 1))]
         live = np.maximum(live, _live_rows(plan, op, name, counts).reshape(shape))
-    if name == plan.graph.output:  # stays
+    if name in plan.graph.outputs:  # stays
         live = np.maximum(live, np.arange(sizes[0], dtype=np.float64).reshape(-1, *[1] * len(readers)))
     return [*tables, _Table((name, *(op.output for op in readers)), live * row_bytes)]
 

@@ -23,19 +23,22 @@ from mnet.graph import (
     FullyConnected,
     Gather,
     Graph,
-    Mean,
     Op,
     Pad,
     Rearrange,
+    Reduce,
+    Reduction,
     Reshape,
     Softmax,
     check_graph,
     inputs_of,
 )
-from mnet.oracle import Oracle, add, add_arithmetic, mean, mean_arithmetic, requantization, requantize
+from mnet.oracle import Oracle, add, add_arithmetic, requantization, requantize
+from mnet.reductions import from_sums, sum_arithmetic
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+CHANNELS = 2  # the axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +88,8 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
         case AveragePool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
-        case Mean():
-            mean_how = mean_arithmetic(op, graph, oracle)
-            ends = [mean(mean_how.count * end, mean_how).astype(np.int64) for end in (source.low, source.high)]
+        case Reduce():
+            ends = _reduced(op, graph, oracle, source)
         case Add():
             how_add = add_arithmetic(op, graph, oracle)
             pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
@@ -122,9 +124,26 @@ def _keeps_channels(op: Reshape | Rearrange, channels: int) -> bool:
     return isinstance(op, Reshape) or (op.permutation[last] == last and op.view[last] % channels == 0)
 
 
+def _reduced(op: Reduce, graph: Graph, oracle: Oracle, source: Interval) -> list[Int64Array]:
+    """Return the smallest and the largest value of each output channel of a Reduce."""
+    ends, over_channels = [source.low, source.high], CHANNELS in op.axes
+    match op.function:
+        case Reduction.MEAN | Reduction.SUM:
+            how = sum_arithmetic(op, graph, oracle)
+            values = [end.sum(keepdims=True) if over_channels else end for end in ends]
+            times = how.count // len(source.low) if over_channels else how.count
+            return [from_sums(times * value, how).astype(np.int64) for value in values]
+        case Reduction.MAX:
+            return [end.max(keepdims=True) for end in ends] if over_channels else ends
+        case Reduction.MIN:
+            return [end.min(keepdims=True) for end in ends] if over_channels else ends
+        case _:
+            assert_never(op.function)
+
+
 def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
     """Return the values that each channel of each tensor can take, for any int8 input."""
-    found = {graph.input: _everything(graph.tensors[graph.input].shape[2])}
+    found = {name: _everything(graph.tensors[name].shape[2]) for name in graph.inputs}
     for op in graph.ops:
         found[op.output] = _output_interval(op, graph, oracle, tuple(found[name] for name in inputs_of(op)))
     return found
@@ -150,8 +169,8 @@ def live_channels(graph: Graph, oracle: Oracle) -> dict[str, BoolArray]:
     """
     known = intervals(graph, oracle)
     live = {name: np.zeros(graph.tensors[name].shape[2], bool) for name in known}
-    live[graph.input][:] = True
-    live[graph.output][:] = True
+    for name in (*graph.inputs, *graph.outputs):
+        live[name][:] = True
     changed = True
     while changed:
         before = {name: int(channels.sum()) for name, channels in live.items()}
@@ -188,7 +207,9 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
         case Reshape() | Rearrange() if not _keeps_channels(op, len(live[op.input])):
             for name in (op.input, op.output):
                 live[name][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | Mean() | Add() | Concat() | Reshape() | Rearrange():
+        case Reduce() if CHANNELS in op.axes:
+            live[op.input][:] = True
+        case DepthwiseConv2D() | AveragePool2D() | Reduce() | Add() | Concat() | Reshape() | Rearrange():
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]

@@ -7,7 +7,6 @@ planner then chooses among the rows that need the same, its variants, and among 
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from codegen import (
@@ -24,15 +23,14 @@ from codegen import (
     movement,
     packed,
     plain,
-    row_sum,
+    reduction,
 )
 from codegen.call import Call
 from codegen.convolution_cost import convolution_cost, fpu_cost
 from codegen.depthwise_cost import depthwise_cost
 from codegen.depthwise_cost import shared_cost as depthwise_shared_cost
 from codegen.kernel import ANY, NO_PADDING, Kernel, Needs, only, padding_of, wide, wide_rows, wide_whole
-from codegen.layout import PLANAR16, SUMS32, WIDE8, WIDE16
-from codegen.simplify import is_global
+from codegen.layout import PLANAR16, WIDE8, WIDE16
 from codegen.targets import Target
 from mnet.graph import (
     Add,
@@ -41,9 +39,7 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
     Op,
-    Softmax,
     inputs_of,
 )
 
@@ -139,12 +135,6 @@ def _convolution_packed(op: Op, graph: Graph, target: Target) -> str | None:
 
 def _depthwise_block(op: Op, graph: Graph, target: Target) -> str | None:
     return "DSP instructions do better" if target.dsp else packed.depthwise_accepts(op, graph)
-
-
-def _pools_channels(op: Op, graph: Graph, target: Target) -> str | None:
-    if isinstance(op, AveragePool2D | Mean) and is_global(op, graph):
-        return None
-    return "not an average over whole channels"
 
 
 def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
@@ -434,42 +424,8 @@ KERNELS: tuple[Kernel, ...] = (
         pack=plain.no_constants,
         only_whole=True,
     ),
-    Kernel(
-        family="softmax",
-        template="softmax.c.j2",
-        accepts=only(Softmax),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_rows,
-        view=plain.softmax_view,
-        pack=plain.softmax_pack,
-    ),
     *movement.KERNELS,
-)
-
-# An average over whole channels takes two stages, so that it can consume rows as they come.
-ROW_SUM = Kernel(
-    family="row_sum",
-    template="row_sum.c.j2",
-    accepts=_pools_channels,
-    reads=ANY,
-    writes=frozenset({SUMS32.name}),
-    needs=wide_rows,
-    view=row_sum.row_sum_view,
-    pack=plain.no_constants,
-    consumes_rows=True,
-    cost=lambda call, view: row_sum.row_sum_cost(view),
-)
-ROW_SUM_DSP = replace(ROW_SUM, view=partial(row_sum.row_sum_view, dsp=True))
-AVERAGE = Kernel(
-    family="average",
-    template="average.c.j2",
-    accepts=_pools_channels,
-    reads=frozenset({"sums32"}),
-    writes=ANY,
-    needs=lambda op, graph, target: Needs(SUMS32, whole=True),
-    view=plain.average_view,
-    pack=plain.no_constants,
+    *reduction.KERNELS,
 )
 
 

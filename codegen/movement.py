@@ -6,6 +6,7 @@ value that repeat are a loop, loops that repeat are a loop around them. Rows of 
 they begin in their input rows share their code and have a constant each; other differences are cases of it.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -211,28 +212,51 @@ def _joined(loops: tuple[Loop, ...]) -> tuple[Loop, ...]:
 def _row_pieces(
     where: tuple[Int64Array, Int64Array, Int64Array], sources: Sequence[Access], value: int, target: Int64Array
 ) -> tuple[Piece, ...]:
-    """Return what makes a row.
+    """Return what makes a row, in as few pieces as are found: of all channels together, or of some at a time.
 
     Args:
-        where: of each value: pointer (-1: none), input, element.
+        where: of each value [pixels, channels]: pointer (-1: none), input, element (0 where there is no pointer).
         sources: how to reach the elements of each input.
         value: stored value that is set where nothing is copied.
-        target: element of each value.
+        target: [pixels, channels]; element of each value.
     """
+    pointer, _, element = where
+    tries = []
+    for edges in ([0, target.shape[1]], _edges(pointer, element)):
+        pieces = []
+        for first, last in itertools.pairwise(edges):
+            part = slice(first, last)
+            pieces += _pieces([array[:, part] for array in where], sources, value, target[:, part])
+        tries.append(_over_pointers(pieces))
+    return min(tries, key=len)
+
+
+def _edges(pointer: Int64Array, element: Int64Array) -> list[int]:
+    """Return where runs of channels begin that every pixel reads alike, and the number of channels."""
+    same_row = (pointer[:, 1:] == pointer[:, :-1]).all(axis=0)
+    steps = np.diff(element, axis=1)
+    edges = [0]
+    for channel in range(1, pointer.shape[1]):
+        begins = channel == edges[-1] + 1  # its first step is free
+        if not same_row[channel - 1] or not (begins or (steps[:, channel - 1] == steps[:, channel - 2]).all()):
+            edges.append(channel)
+    return [*edges, pointer.shape[1]]
+
+
+def _pieces(where: Sequence[Int64Array], sources: Sequence[Access], value: int, target: Int64Array) -> list[Piece]:
+    """Return what makes some channels of a row, pointer by pointer."""
     pointer, which, element = where
     pieces = []
     for number in np.unique(pointer):
         here = pointer == number
-        if number < 0:
-            nest = nests(np.zeros(int(here.sum()), np.int64), target[here])
-            pieces += [Piece(-1, 1, 0, "", 0, to, loops, value) for _, to, loops in nest]
-            continue
-        source = sources[int(which[here][0])]
-        nest = nests(element[here], target[here])
-        pieces += [
-            Piece(int(number), 1, 0, source.c_type, begin, to, loops, source.offset) for begin, to, loops in nest
-        ]
-    return _over_pointers(pieces)
+        for begin, to, loops in nests(element[here], target[here]):
+            if number < 0:
+                loops = tuple((count, 0, step) for count, _, step in loops)
+                pieces.append(Piece(-1, 1, 0, "", 0, to, loops, value))
+            else:
+                source = sources[int(which[here][0])]
+                pieces.append(Piece(int(number), 1, 0, source.c_type, begin, to, loops, source.offset))
+    return pieces
 
 
 def _over_pointers(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -308,14 +332,17 @@ def _moved(op: Move, sources: Sequence[Access], shapes: tuple[Shape, ...], targe
         rows = rows_of(op, shapes)
         count, pointers = height, sum(map(len, rows[0]))
         pointer = _pointers(known, rows)
-    values = (pointer.reshape(count, -1), known.which.reshape(count, -1))
+    element = _elements(known, sources, whole)
+    by_call = [array.reshape(count, -1, channels) for array in (pointer, known.which, element)]
     made: dict[bytes, tuple[Piece, ...]] = {}
     by_row: list[tuple[Piece, ...]] = []
-    for number, which, place in zip(*values, _elements(known, sources, whole).reshape(count, -1), strict=True):
-        begin = int(place[number >= 0].min()) if (number >= 0).any() else 0
-        key = number.tobytes() + (place - begin).tobytes()
+    for number, which, place in zip(*by_call, strict=True):
+        copied = number >= 0
+        begin = int(place[copied].min()) if copied.any() else 0
+        place = np.where(copied, place - begin, 0)
+        key = number.tobytes() + place.tobytes()
         if key not in made:
-            made[key] = _row_pieces((number, which, place - begin), offset, value, out.reshape(-1))
+            made[key] = _row_pieces((number, which, place), offset, value, out.reshape(-1, channels))
         by_row.append(tuple(replace(p, source=p.source + begin) if p.pointer >= 0 else p for p in made[key]))
     return _shared(op, by_row, target, pointers)
 

@@ -7,14 +7,12 @@ from dataclasses import replace
 
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Gather,
     Graph,
-    Mean,
     Op,
     Pad,
     Rearrange,
@@ -45,7 +43,7 @@ def _merge_reshapes(graph: Graph) -> Graph:
     makers = {op.output: op for op in graph.ops}
     ops: list[Op] = []
     for op in graph.ops:
-        alone = isinstance(op, Reshape) and len(graph.consumers(op.input)) == 1 and op.input != graph.output
+        alone = isinstance(op, Reshape) and len(graph.consumers(op.input)) == 1 and op.input not in graph.outputs
         if isinstance(op, Reshape) and alone and isinstance(before := makers.get(op.input), Rearrange):
             ops.remove(before)
             op = replace(before, output=op.output, shape=op.shape)
@@ -53,7 +51,7 @@ def _merge_reshapes(graph: Graph) -> Graph:
             op = replace(op, input=before.input)
         makers[op.output] = op
         ops.append(op)
-    read = {graph.output, *(name for op in ops for name in inputs_of(op))}
+    read = {*graph.outputs, *(name for op in ops for name in inputs_of(op))}
     return replace(graph, ops=tuple(op for op in ops if not isinstance(op, Reshape) or op.output in read))
 
 
@@ -67,7 +65,8 @@ def _fold_paddings(graph: Graph) -> Graph:
 def _folds(pad: Pad, graph: Graph) -> bool:
     readers = graph.consumers(pad.output)
     of_zeros = pad.value == graph.tensors[pad.input].zero_point and not any(pad.channels)
-    return of_zeros and pad.output != graph.output and all(isinstance(op, Conv2D | DepthwiseConv2D) for op in readers)
+    inside = of_zeros and pad.output not in graph.outputs
+    return inside and all(isinstance(op, Conv2D | DepthwiseConv2D) for op in readers)
 
 
 def _padded_itself(op: Op, pad: Pad) -> Op:
@@ -82,8 +81,8 @@ def _drop_moves(graph: Graph) -> Graph:
     while (found := next((op for op in graph.ops if _moves_nothing(op, graph)), None)) is not None:
         (source,) = inputs_of(found)
         ops = tuple(_read_from(op, found.output, source) for op in graph.ops if op is not found)
-        output = source if graph.output == found.output else graph.output
-        graph = replace(graph, ops=ops, output=output)
+        outputs = tuple(source if name == found.output else name for name in graph.outputs)
+        graph = replace(graph, ops=ops, outputs=outputs)
     return graph
 
 
@@ -102,17 +101,9 @@ def _moves_nothing(op: Op, graph: Graph) -> bool:
         case Reshape() | Rearrange():  # `rearrange` makes no Rearrange that keeps the order
             same = isinstance(op, Reshape) and shape == op.shape
     readers = graph.consumers(op.output)
-    ends = op.output == graph.output
-    if ends and (readers or source == graph.input):  # a graph needs an op
+    ends = op.output in graph.outputs
+    if ends and (readers or source in (*graph.inputs, *graph.outputs)):  # a graph needs an op, and outputs that differ
         return False
     if isinstance(op, Reshape) and not same:
         return ends or all(isinstance(reader, FullyConnected) for reader in readers)  # the caller sees bytes
     return same
-
-
-def is_global(op: AveragePool2D | Mean, graph: Graph) -> bool:
-    """Return whether `op` averages whole channels."""
-    if isinstance(op, Mean):
-        return True
-    height, width, _ = graph.tensors[op.input].shape
-    return op.kernel == (height, width) and op.padding == (0, 0, 0, 0)

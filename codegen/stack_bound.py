@@ -19,8 +19,8 @@ _PUBLIC, _LOOP, _LOOP_MVE = 24, 72, 96
 # What a C body takes, by family of kernels; packed convolutions have their taps on
 # the stack besides, block-wise depthwise ones a pointer for each row of the window.
 _COMPILED = {
+    "accumulate": 96,
     "add": 96,
-    "average": 96,
     "average_pool": 200,
     "convolution": 256,
     "convolution_bytes": 432,
@@ -39,6 +39,8 @@ _COMPILED = {
     "move": 96,
     "move_whole": 96,
     "rearrange": 96,
+    "reduce": 120,
+    "reduced": 96,
     "row_sum": 56,
     "softmax": 136,
 }

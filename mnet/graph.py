@@ -7,6 +7,7 @@ a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = s
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]  # height, width, channels
+AXES = ("rows", "columns", "channels")  # along them
 
 
 def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
@@ -128,17 +130,29 @@ class AveragePool2D:
         return (*_windows(self, source, self.kernel, (1, 1)), source[2])
 
 
+class Reduction(Enum):
+    """What a Reduce makes of many values."""
+
+    MEAN = "mean"
+    SUM = "sum"
+    MAX = "max"  # MAX and MIN keep scale and zero_point
+    MIN = "min"
+
+
 @dataclass(frozen=True)
-class Mean:
-    """Mean over all rows and columns: [height, width, channels] -> [1, 1, channels]."""
+class Reduce:
+    """One value for all that lie along some axes, which become 1 long."""
 
     name: str
     input: str
     output: str
+    function: Reduction
+    axes: tuple[int, ...]  # of [height, width, channels], ascending
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
-        return (1, 1, source[2])
+        height, width, channels = (1 if axis in self.axes else size for axis, size in enumerate(source))
+        return (height, width, channels)
 
 
 @dataclass(frozen=True)
@@ -263,7 +277,7 @@ class Softmax:
 
 
 Move = Pad | Concat | Gather | Reshape | Rearrange  # ops that move values and change none
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Mean | Add | Softmax | Move
+Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Reduce | Add | Softmax | Move
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
@@ -278,13 +292,22 @@ class Graph:
     name: str  # an identifier
     tensors: Mapping[str, Tensor]
     ops: tuple[Op, ...]
-    input: str
-    output: str
+    inputs: tuple[str, ...]  # in the order of the file, as callers give them
+    outputs: tuple[str, ...]  # made by ops, which others may read
     model_hash: str  # first 16 hexadecimal digits of the file's SHA-256
 
     def consumers(self, tensor: str) -> tuple[Op, ...]:
         """Return the ops that read `tensor`, in order."""
         return tuple(op for op in self.ops if tensor in inputs_of(op))
+
+
+def numbered(kind: str, count: int) -> tuple[str, ...]:
+    """Return what `count` inputs or outputs are called in C and in proofs: one has no number.
+
+    >>> numbered("input", 1), numbered("output", 2)
+    (('input',), ('output_0', 'output_1'))
+    """
+    return (kind,) if count == 1 else tuple(f"{kind}_{number}" for number in range(count))
 
 
 def macs_of(graph: Graph, op: Op) -> int:
@@ -301,13 +324,20 @@ def weights_of(op: Op) -> int:
 def check_graph(graph: Graph) -> Graph:
     """Return `graph` if it is sound: no dangling tensor, each made once and before use, every shape as its op makes it.
 
+    Inputs and outputs are there, and differ from each other.
+
     Raises:
         ModelError: a sentence naming the op at fault.
     """
-    made = {graph.input}
-    for name in (graph.input, graph.output):
-        if name not in graph.tensors:
-            raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+    made = set(graph.inputs)
+    for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+        if not names:
+            raise ModelError(f"{graph.name}: there is no {kind}")
+        for name in names:
+            if name not in graph.tensors:
+                raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+            if names.count(name) > 1:
+                raise ModelError(f"{graph.name}: the {kind} {name!r} is listed twice")
     for op in graph.ops:
         for name in (*inputs_of(op), op.output):
             if name not in graph.tensors:
@@ -322,6 +352,7 @@ def check_graph(graph: Graph) -> Graph:
         expected = op.output_shape(*(graph.tensors[name].shape for name in inputs_of(op)))
         if expected != found:
             raise ModelError(f"{graph.name}, {op.name}: output is {found}, its input and attributes make {expected}")
-    if graph.output not in made:
-        raise ModelError(f"{graph.name}: nothing makes the output {graph.output!r}")
+    for name in graph.outputs:
+        if name not in made - set(graph.inputs):
+            raise ModelError(f"{graph.name}: nothing makes the output {name!r}")
     return graph

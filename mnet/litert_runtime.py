@@ -1,5 +1,7 @@
 """Run LiteRT, with any of its sets of kernels, and hand back every tensor that a Graph knows."""
 
+import warnings
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -18,14 +20,14 @@ class Kernels(Enum):
 
 
 def run_litert(
-    model: Path | bytes, graph: Graph, inputs: Int8Array, kernels: Kernels = Kernels.REFERENCE
+    model: Path | bytes, graph: Graph, inputs: Mapping[str, Int8Array], kernels: Kernels = Kernels.REFERENCE
 ) -> dict[str, Int8Array]:
     """Return every activation of `graph` as LiteRT computes it, by tensor name.
 
     Args:
         model: the .tflite file that `graph` was read from, or its bytes.
         graph: names, shapes and indices of the tensors.
-        inputs: int8 [n, height, width, channels] of the graph's input.
+        inputs: int8 [n, height, width, channels] of each of the graph's inputs, by tensor name.
         kernels: which of its kernels. Delegates write every tensor, too, where all are preserved.
 
     Raises:
@@ -38,22 +40,24 @@ def run_litert(
         raise MissingToolError("LiteRT is missing: pip install ai-edge-litert") from error
     source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
     try:
-        interpreter = Interpreter(
-            **source,
-            experimental_op_resolver_type=OpResolverType[kernels.value],
-            experimental_preserve_all_tensors=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that all tensors are kept takes memory: they are what is wanted
+            interpreter = Interpreter(
+                **source,
+                experimental_op_resolver_type=OpResolverType[kernels.value],
+                experimental_preserve_all_tensors=True,
+            )
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ToolError(f"LiteRT refuses {graph.name}: {error}") from error
-    detail = interpreter.get_input_details()[0]
+    details = interpreter.get_input_details()  # in the order of the file, as the graph's are
+    count = len(inputs[graph.inputs[0]])
     tensors = {
-        name: np.empty((len(inputs), *tensor.shape), np.int8)
-        for name, tensor in graph.tensors.items()
-        if tensor.index >= 0
+        name: np.empty((count, *tensor.shape), np.int8) for name, tensor in graph.tensors.items() if tensor.index >= 0
     }
-    for number, one in enumerate(inputs):
-        interpreter.set_tensor(detail["index"], one.reshape(detail["shape"]))
+    for number in range(count):
+        for name, detail in zip(graph.inputs, details, strict=True):
+            interpreter.set_tensor(detail["index"], inputs[name][number].reshape(detail["shape"]))
         interpreter.invoke()
         for name, values in tensors.items():
             tensor = graph.tensors[name]

@@ -11,10 +11,11 @@ import capstone
 from codegen.certificate import certificate
 from codegen.emit import Origin, emit, kernel_text
 from codegen.layout import Storage
-from codegen.plan import TAKE, Buffer, Plan, PlannedOp
+from codegen.plan import Buffer, Plan, PlannedOp
 from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
+    AXES,
     Add,
     AveragePool2D,
     Concat,
@@ -23,14 +24,15 @@ from mnet.graph import (
     FullyConnected,
     Gather,
     Graph,
-    Mean,
     Op,
     Pad,
     Rearrange,
+    Reduce,
     Reshape,
     Softmax,
     inputs_of,
     macs_of,
+    numbered,
     weights_of,
 )
 from mnet.oracle import requantization
@@ -125,17 +127,16 @@ def _attributes(op: Op) -> str:
         case Pad():
             return f"padding {','.join(map(str, (*op.padding, *op.channels)))}, value {op.value}"
         case Concat():
-            return f"along {('rows', 'columns', 'channels')[op.axis]}"
+            return f"along {AXES[op.axis]}"
         case Gather():
-            return ", ".join(
-                f"{word} {_numbers(taken)}"
-                for word, taken in zip(("rows", "columns", "channels"), op.numbers, strict=True)
-            )
+            return ", ".join(f"{word} {_numbers(taken)}" for word, taken in zip(AXES, op.numbers, strict=True))
         case Rearrange():
             return f"as {_by(op.view)}, axes {','.join(map(str, op.permutation))}"
         case FullyConnected():
             return "scale per output" if op.per_channel else "one scale"
-        case Mean() | Add() | Reshape() | Softmax():
+        case Reduce():
+            return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
+        case Add() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)
@@ -207,7 +208,7 @@ def _schedule(plan: Plan, only: set[str] | None) -> list[str]:
         done = [0] * len(plan.entries)
         lines = []
         for number, step in enumerate(plan.schedule):
-            if step == TAKE:
+            if step < 0:
                 continue
             entry = plan.entries[step]
             call = done[step]
@@ -220,9 +221,10 @@ def _schedule(plan: Plan, only: set[str] | None) -> list[str]:
                     f"  {number:6}  {entry.label}: {made if entry.rows else 'adds a row'} at arena + {address}"
                 )
         return lines
+    takes = numbered("take", len(plan.graph.inputs))
     runs: list[tuple[int, str, int]] = []
     for number, step in enumerate(plan.schedule):
-        label = "take" if step == TAKE else plan.entries[step].label
+        label = takes[~step] if step < 0 else plan.entries[step].label
         if runs and runs[-1][1] == label:
             runs[-1] = (runs[-1][0], label, runs[-1][2] + 1)
         else:

@@ -43,18 +43,8 @@ class _Importer(Operands):
 
     def run(self, name: str, model_hash: str) -> Graph:
         model = self.model
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise self.fail(f"has {len(model.inputs)} inputs and {len(model.outputs)} outputs; mnet reads one of each.")
-        ends = [self.raw(index) for index in (model.inputs[0], model.outputs[0])]
-        kinds = {operator.kind for operator in model.operators}
-        for tensor, end in zip(ends, ("input", "output"), strict=True):
-            if tensor.type == "float32" and kinds & {"QUANTIZE", "DEQUANTIZE"}:
-                raise self.fail(
-                    f"its {end} is float32: convert the model with inference_{end}_type = tf.int8 (mnet quantize does)."
-                )
-            if tensor.type != "int8":
-                raise self.fail(f"this is a {tensor.type} model: quantize it to int8 first (mnet quantize).")
-            self.activation(tensor)
+        for indices, end in ((model.inputs, "input"), (model.outputs, "output")):
+            self._end(indices, end)
         todo = [operator for operator in model.operators if not self.computes_a_shape(operator)]
         for operator in todo:
             self.where = self._place(operator)
@@ -74,17 +64,35 @@ class _Importer(Operands):
             for op in READERS[operator.kind].read(self, operator, op_name):
                 ops.append(op if op.name == op_name else replace(op, name=unique(op.name, used)))
         by_name = {tensor.name: tensor for tensor in self.tensors.values()}
-        source, target = self.names[model.inputs[0]], self.names[model.outputs[0]]
+        sources, targets = (tuple(self.names[index] for index in ends) for ends in (model.inputs, model.outputs))
         try:
-            check_graph(Graph(name, by_name, tuple(ops), source, target, model_hash))
+            check_graph(Graph(name, by_name, tuple(ops), sources, targets, model_hash))
         except ModelError as error:
             raise ModelError(f"{self.path} contradicts itself: {error}. Make or fetch it again.") from error
-        needed = {target}
+        needed = set(targets)
         for op in reversed(ops):  # what nobody reads is left out
             needed |= set(inputs_of(op)) if op.output in needed else set()
         kept = tuple(op for op in ops if op.output in needed)
-        tensors = {tensor: by_name[tensor] for tensor in (source, *(op.output for op in kept))}
-        return check_graph(Graph(name, tensors, kept, source, target, model_hash))
+        tensors = {tensor: by_name[tensor] for tensor in (*sources, *(op.output for op in kept))}
+        return check_graph(Graph(name, tensors, kept, sources, targets, model_hash))
+
+    def _end(self, indices: tuple[int, ...], end: str) -> None:
+        """Check the tensors that the file lists as its inputs or its outputs, and make activations of them."""
+        if not indices:
+            raise self.fail(f"has no {end}; the file is damaged.")
+        kinds = {operator.kind for operator in self.model.operators}
+        for tensor in (self.raw(index) for index in indices):
+            if tensor.type == "float32" and kinds & {"QUANTIZE", "DEQUANTIZE"}:
+                raise self.fail(
+                    f"its {end} is float32: convert the model with inference_{end}_type = tf.int8 (mnet quantize does)."
+                )
+            if tensor.type != "int8":
+                raise self.fail(f"this is a {tensor.type} model: quantize it to int8 first (mnet quantize).")
+            if indices.count(tensor.index) > 1:
+                raise self.fail(f"lists its {end} {tensor.name!r} twice: convert the model with each {end} once.")
+            if end == "output" and tensor.index in self.model.inputs:
+                raise self.fail(f"its output {tensor.name!r} is an input, which no operator makes: leave it out.")
+            self.activation(tensor)
 
     def computes_a_shape(self, operator: RawOperator) -> bool:
         """Return whether `operator` only serves shapes: its result is in the file, as the shape of an activation."""

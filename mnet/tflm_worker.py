@@ -5,6 +5,7 @@ starts this file by its path, with a folder that holds `model.tflite` and `reque
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import numpy.typing as npt
 
 
 def run(
-    model: bytes, inputs: npt.NDArray[np.int8], tensors: list[int], arena_bytes: int
+    model: bytes, inputs: Sequence[npt.NDArray[np.int8]], tensors: list[int], arena_bytes: int
 ) -> dict[str, npt.NDArray[np.int8]]:
-    """Return what TFLM leaves in the `tensors` of a model for each of its inputs.
+    """Return what TFLM leaves in the `tensors` of a model for some runs of it.
 
     Args:
         model: a .tflite file.
-        inputs: int8 [n, ...], n inputs of as many bytes as the model's.
+        inputs: of the model, in order: int8 [n, ...], for n runs, of as many bytes as the model's.
         tensors: numbers of tensors in the file, all of them int8.
         arena_bytes: of TFLM; every tensor needs a place of its own.
 
@@ -35,10 +36,11 @@ def run(
     interpreter = runtime.Interpreter.from_bytes(
         model, arena_size=arena_bytes, intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors
     )
-    shape = interpreter.get_input_details(0)["shape"]
+    shapes = [interpreter.get_input_details(number)["shape"] for number in range(len(inputs))]
     found: dict[str, list[npt.NDArray[np.int8]]] = {str(tensor): [] for tensor in tensors}
-    for one in inputs:
-        interpreter.set_input(one.reshape(shape), 0)
+    for ones in zip(*inputs, strict=True):
+        for number, (one, shape) in enumerate(zip(ones, shapes, strict=True)):
+            interpreter.set_input(one.reshape(shape), number)
         interpreter.invoke()
         for tensor in tensors:
             made: dict[str, Any] = interpreter.GetTensor(tensor, 0)
@@ -49,7 +51,8 @@ def run(
 def main(folder: Path) -> None:
     """Answer the request in `folder`; on a refusal say why on stderr and exit with 1."""
     with np.load(folder / "request.npz") as request:
-        inputs, tensors, arena_bytes = request["inputs"], request["tensors"].tolist(), int(request["arena_bytes"])
+        inputs = [request[f"input_{number}"] for number in range(len(request.files) - 2)]
+        tensors, arena_bytes = request["tensors"].tolist(), int(request["arena_bytes"])
     try:
         found = run((folder / "model.tflite").read_bytes(), inputs, tensors, arena_bytes)
     except (RuntimeError, ValueError) as error:

@@ -20,10 +20,11 @@ from mnet.graph import (
     Gather,
     Graph,
     Int8Array,
-    Mean,
     Move,
     Op,
     Pad,
+    Reduce,
+    Reduction,
     Reshape,
     Softmax,
     Tensor,
@@ -68,13 +69,26 @@ class Builder:
         self.weight_scale = np.float32(weight_scale)
         self.ops: list[Op] = []
         self.tensors = {"input": Tensor("input", shape, _float32(scale), zero_point)}
+        self.inputs = ["input"]
+        self.values: dict[str, Int8Array] = {"input": self._samples(shape)}
+
+    def graph(self, outputs: str | Sequence[str], name: str = "tiny") -> Graph:
+        """Return the graph, checked, that ends in one output or several."""
+        outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        return check_graph(Graph(name, dict(self.tensors), tuple(self.ops), tuple(self.inputs), outputs, "0" * 16))
+
+    def input(self, shape: tuple[int, int, int], *, scale: float = 1 / 64, zero_point: int = 0) -> str:
+        """Add another input."""
+        name = f"input_{len(self.inputs) + 1}"
+        self.inputs.append(name)
+        self.tensors[name] = Tensor(name, shape, _float32(scale), zero_point)
+        self.values[name] = self._samples(shape)
+        return name
+
+    def _samples(self, shape: tuple[int, int, int]) -> Int8Array:
         samples = self.random.integers(-128, 128, (4, *shape)).astype(np.int8)
         samples[1] = self.random.choice(np.array([-128, 127], np.int8), shape)
-        self.values: dict[str, Int8Array] = {"input": samples}
-
-    def graph(self, output: str, name: str = "tiny") -> Graph:
-        """Return the graph, checked, that ends in `output`."""
-        return check_graph(Graph(name, dict(self.tensors), tuple(self.ops), "input", output, "0" * 16))
+        return samples
 
     def shape(self, tensor: str) -> tuple[int, int, int]:
         """Return [height, width, channels] of a tensor."""
@@ -86,7 +100,7 @@ class Builder:
     def _append(self, op: Op, target: Tensor) -> str:
         self.tensors[target.name] = target
         self.ops.append(op)
-        graph = Graph("", self.tensors, (), "input", target.name, "")
+        graph = Graph("", self.tensors, (), ("input",), (target.name,), "")
         self.values[target.name] = golden.compute(op, graph, LITERT, tuple(self.values[n] for n in inputs_of(op)))
         return target.name
 
@@ -107,7 +121,7 @@ class Builder:
         fill: float,
     ) -> str:
         """Give `op` a bias, and its output a scale that fits what the samples make."""
-        graph = Graph("", self.tensors, (), "input", "", "")
+        graph = Graph("", self.tensors, (), ("input",), (), "")
         spread = int(np.abs(golden.accumulate(op, graph, self.values[op.input])).max(initial=1)) // 2 + 1
         bias = self.random.integers(-spread, spread + 1, op.bias.shape).astype(np.int32)
         op = replace(op, bias=_frozen(bias))
@@ -211,12 +225,26 @@ class Builder:
         op = AveragePool2D(name, source, f"{name}_out", kernel, stride, padding, chosen)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
-    def mean(self, source: str, *, zero_point: int = -128, ratio: float = 1.0) -> str:
-        """Add a MEAN; output scale = input scale * ratio."""
-        tensor, name = self.tensors[source], self._name("mean")
-        op = Mean(name, source, f"{name}_out")
-        target = Tensor(op.output, (1, 1, tensor.shape[2]), _float32(tensor.scale * ratio), zero_point)
+    def reduce(
+        self,
+        source: str,
+        function: Reduction = Reduction.MEAN,
+        axes: tuple[int, ...] = (0, 1),
+        *,
+        zero_point: int = -128,
+        ratio: float = 1.0,
+    ) -> str:
+        """Add a MEAN or SUM of output scale = input scale * ratio, or a REDUCE_MAX or REDUCE_MIN."""
+        tensor, name = self.tensors[source], self._name(function.value)
+        op = Reduce(name, source, f"{name}_out", function, axes)
+        target = replace(tensor, name=op.output, shape=op.output_shape(tensor.shape))
+        if function in (Reduction.MEAN, Reduction.SUM):
+            target = replace(target, scale=_float32(tensor.scale * ratio), zero_point=zero_point)
         return self._append(op, target)
+
+    def mean(self, source: str, *, zero_point: int = -128, ratio: float = 1.0) -> str:
+        """Add a MEAN over rows and columns."""
+        return self.reduce(source, zero_point=zero_point, ratio=ratio)
 
     def add(self, first: str, second: str, *, activation: str = "none", zero_point: int = 0, fill: float = 1.0) -> str:
         """Add an ADD."""

@@ -6,11 +6,24 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array
+from mnet.graph import Graph, Int8Array, Reduction
 from tests.models import Builder
 
 MOVES = ("pad", "pad_any", "concat", "gather", "gather_any", "transpose", "blocks", "reshape")
-KINDS = ("conv", "pointwise", "depthwise", "average_pool", "mean", "residual", "dense", "softmax", *MOVES)
+# LiteRT's reference kernel of SUM is broken, so "sum" is for who asks for it.
+KINDS = (
+    "conv",
+    "pointwise",
+    "depthwise",
+    "average_pool",
+    "mean",
+    "reduce",
+    "residual",
+    "dense",
+    "softmax",
+    *MOVES,
+)
+_AXES = st.sampled_from(((0,), (1,), (2,), (0, 1), (0, 1), (0, 2), (1, 2), (0, 1, 2)))
 
 _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
@@ -72,6 +85,15 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
             return build.average_pool(x, kernel, stride, same=draw(st.booleans()), activation=activation)
         case "mean":
             return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
+        case "reduce":
+            function = draw(st.sampled_from((Reduction.MEAN, Reduction.MAX, Reduction.MIN)))
+            ratio = draw(st.sampled_from((1.0, 0.3, 0.77, 2.5)))
+            return build.reduce(x, function, draw(_AXES), zero_point=draw(_ZERO_POINTS), ratio=ratio)
+        case "sum":
+            axes = draw(_AXES)
+            count = math.prod(build.shape(x)[axis] for axis in axes)
+            ratio = count ** draw(st.sampled_from((0.5, 1.0, 0.0))) * draw(st.sampled_from((1.0, 0.3, 0.01, 2.5)))
+            return build.reduce(x, Reduction.SUM, axes, zero_point=draw(_ZERO_POINTS), ratio=ratio)
         case "pad":
             top, bottom, left, right = (draw(st.integers(0, 2)) for _ in range(4))
             return build.pad(x, (top, bottom, left, right))
@@ -203,10 +225,16 @@ def _same_size(draw: st.DrawFn, build: Builder, x: str, channels: int) -> str:
     return build.conv(x, channels, kernel, activation=activation, zero_point=zero_point)
 
 
-def random_input(graph: Graph, seed: int, count: int = 1) -> Int8Array:
-    """Return int8 [count, height, width, channels] for `graph`: noise, smooth pictures and saturated ones in turn."""
+def random_input(graph: Graph, seed: int, count: int = 1) -> dict[str, Int8Array]:
+    """Return int8 [count, height, width, channels] for each input: noise, smooth pictures, saturated ones in turn."""
+    return {
+        name: _random_images(graph.tensors[name].shape, seed + which, count) for which, name in enumerate(graph.inputs)
+    }
+
+
+def _random_images(shape: tuple[int, int, int], seed: int, count: int) -> Int8Array:
     random = np.random.default_rng(seed)
-    height, width, channels = shape = graph.tensors[graph.input].shape
+    height, width, channels = shape
     made = np.empty((count, *shape), np.int8)
     row, column, channel = np.mgrid[0:height, 0:width, 0:channels]
     for number in range(count):

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mnet", "codegen", "templates", "firmware", "tests")
-VALUES = {"mnet.errors", "mnet.graph", "mnet.fixed_point", "mnet.oracle", "mnet.resources"}
+VALUES = {"mnet.errors", "mnet.graph", "mnet.fixed_point", "mnet.oracle", "mnet.reductions", "mnet.resources"}
 
 
 def python(code: str) -> str:

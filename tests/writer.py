@@ -20,10 +20,11 @@ from mnet.graph import (
     Graph,
     Int8Array,
     Int32Array,
-    Mean,
     Op,
     Pad,
     Rearrange,
+    Reduce,
+    Reduction,
     Reshape,
     Softmax,
     Tensor,
@@ -32,6 +33,13 @@ from mnet.graph import (
 from mnet.movement import rearrange
 from mnet.operands import activation_range
 from tests.models import ACTIVATIONS, geometry
+
+_REDUCTIONS = {
+    Reduction.MEAN: "MEAN",
+    Reduction.SUM: "SUM",
+    Reduction.MAX: "REDUCE_MAX",
+    Reduction.MIN: "REDUCE_MIN",
+}
 
 
 def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
@@ -58,7 +66,7 @@ def _padding(
 
 def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
     """Return the shape of each tensor in the file: dense layers make [1, n], which what follows them keeps."""
-    shapes = {graph.input: [1, *graph.tensors[graph.input].shape]}
+    shapes = {name: [1, *graph.tensors[name].shape] for name in graph.inputs}
     for op in graph.ops:
         shape = graph.tensors[op.output].shape
         dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
@@ -172,7 +180,8 @@ class _Writer:
             code.version = 1
             model.operatorCodes.append(code)
         subgraph.name, subgraph.tensors, subgraph.operators = self.graph.name, self.tensors, self.operators
-        subgraph.inputs, subgraph.outputs = [self.numbers[self.graph.input]], [self.numbers[self.graph.output]]
+        subgraph.inputs = [self.numbers[name] for name in self.graph.inputs]
+        subgraph.outputs = [self.numbers[name] for name in self.graph.outputs]
         return _packed(model)
 
 
@@ -202,10 +211,11 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options.filterHeight, options.filterWidth = op.kernel
             options.fusedActivationFunction = _fused(op, target, op.activation)
             return _Written("AVERAGE_POOL_2D", options)
-        case Mean():
+        case Reduce():
             options = objects.ReducerOptionsT()
             options.keepDims = True
-            return _Written("MEAN", options, (writer.integers(f"{op.name}_axes", [1, 2]),))
+            axes = [axis + 1 for axis in op.axes]
+            return _Written(_REDUCTIONS[op.function], options, (writer.integers(f"{op.name}_axes", axes),))
         case Add():
             options = objects.AddOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
@@ -299,7 +309,8 @@ def serialise(graph: Graph) -> bytes:
         ValueError: a padding or an activation range has no name in the format.
     """
     writer = _Writer(graph)
-    writer.activation(graph.input)
+    for name in graph.inputs:
+        writer.activation(name)
     for op in graph.ops:
         writer.add(op)
     return writer.file()

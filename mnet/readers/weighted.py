@@ -15,7 +15,7 @@ from mnet.readers.reader import Reader
 def _checked(operands: Operands, op: Conv2D | DepthwiseConv2D | FullyConnected) -> list[Op]:
     """Return `op` if no input can make its int32 arithmetic overflow: there runtimes differ, or C is undefined."""
     by_name = {tensor.name: tensor for tensor in operands.tensors.values()}
-    graph = Graph("", by_name, (), op.input, op.output, "")
+    graph = Graph("", by_name, (), (op.input,), (op.output,), "")
     scales = by_name[op.input].scale * op.weight_scales / by_name[op.output].scale
     if (accumulator_bound(op, graph) * np.maximum(2 * scales, 1.0)).max() >= 1 << 31:
         raise operands.fail(
