@@ -1,8 +1,9 @@
 """Drop what no input can change, exactly: channels that always hold one value, and channels that nobody reads.
 
 Forward, interval analysis: the smallest and the largest value of each channel follow from those of the channels before,
-because every op is monotone in its accumulator. Where the two meet the channel is constant. Padding reads as the
-zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer holds at the borders, too.
+because every op is monotone in its accumulator, or has a table of 256 results. Where the two meet the channel is
+constant. Padding reads as the zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer
+holds at the borders, too.
 Backward, liveness: a channel is needed where a needed channel reads it with a nonzero weight and cannot fold it into
 its bias. A constant folds where every tap sees it: there is no padding, or it is the zero_point.
 """
@@ -14,6 +15,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from mnet import elementwise
 from mnet.graph import (
     Add,
     AveragePool2D,
@@ -23,6 +25,8 @@ from mnet.graph import (
     FullyConnected,
     Gather,
     Graph,
+    Int8Array,
+    MaxPool2D,
     Op,
     Pad,
     Rearrange,
@@ -30,6 +34,7 @@ from mnet.graph import (
     Reduction,
     Reshape,
     Softmax,
+    Unary,
     check_graph,
     inputs_of,
 )
@@ -86,10 +91,12 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             how = requantization(op, graph, oracle)
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
         case Reduce():
             ends = _reduced(op, graph, oracle, source)
+        case Unary():
+            ends = list(_image(elementwise.table(op, graph, oracle), source))
         case Add():
             how_add = add_arithmetic(op, graph, oracle)
             pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
@@ -122,6 +129,12 @@ def _keeps_channels(op: Reshape | Rearrange, channels: int) -> bool:
         return False
     last = len(op.view) - 1 if isinstance(op, Rearrange) else 0
     return isinstance(op, Reshape) or (op.permutation[last] == last and op.view[last] % channels == 0)
+
+
+def _image(table: Int8Array, source: Interval) -> tuple[Int64Array, Int64Array]:
+    """Return the least and the greatest of the results [256] of what each channel can hold."""
+    images = [table[low + 128 : high + 129] for low, high in zip(source.low, source.high, strict=True)]
+    return np.array([image.min() for image in images], np.int64), np.array([image.max() for image in images], np.int64)
 
 
 def _reduced(op: Reduce, graph: Graph, oracle: Oracle, source: Interval) -> list[Int64Array]:
@@ -209,7 +222,17 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
                 live[name][:] = True
         case Reduce() if CHANNELS in op.axes:
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | Reduce() | Add() | Concat() | Reshape() | Rearrange():
+        case (
+            DepthwiseConv2D()
+            | AveragePool2D()
+            | MaxPool2D()
+            | Reduce()
+            | Unary()
+            | Add()
+            | Concat()
+            | Reshape()
+            | Rearrange()
+        ):
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]

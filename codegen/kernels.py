@@ -20,9 +20,11 @@ from codegen import (
     depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
+    elementwise,
     movement,
     packed,
     plain,
+    pooling,
     reduction,
 )
 from codegen.call import Call
@@ -34,7 +36,6 @@ from codegen.layout import PLANAR16, WIDE8, WIDE16
 from codegen.targets import Target
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -413,18 +414,9 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.add_view,
         pack=plain.add_pack,
     ),
-    Kernel(
-        family="average_pool",
-        template="average_pool.c.j2",
-        accepts=only(AveragePool2D),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_whole,
-        view=plain.pool_view,
-        pack=plain.no_constants,
-        only_whole=True,
-    ),
+    *elementwise.KERNELS,
     *movement.KERNELS,
+    *pooling.KERNELS,
     *reduction.KERNELS,
 )
 

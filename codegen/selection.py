@@ -10,6 +10,7 @@ from codegen.kernel import Kernel, Needs, wide
 from codegen.kernels import candidates
 from codegen.layout import PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.targets import Target
+from mnet.elementwise import table
 from mnet.errors import PlanError
 from mnet.graph import (
     Add,
@@ -22,6 +23,7 @@ from mnet.graph import (
     Reduction,
     Softmax,
     Tensor,
+    Unary,
     inputs_of,
 )
 from mnet.oracle import (
@@ -193,6 +195,8 @@ def _arithmetic(op: Op, graph: Graph, oracle: Oracle) -> tuple[Requantization | 
     match op:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             return requantization(op, graph, oracle), None
+        case Unary():
+            return None, table(op, graph, oracle)
         case Add():
             return None, add_arithmetic(op, graph, oracle)
         case Reduce(function=Reduction.MEAN | Reduction.SUM):

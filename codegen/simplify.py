@@ -5,8 +5,10 @@ Tensors keep their names, so that every row of the plan can still be compared wi
 
 from dataclasses import replace
 
+from mnet.elementwise import clamp_of
 from mnet.graph import (
     Add,
+    AveragePool2D,
     Concat,
     Conv2D,
     DepthwiseConv2D,
@@ -17,14 +19,16 @@ from mnet.graph import (
     Pad,
     Rearrange,
     Reshape,
+    Unary,
     check_graph,
     inputs_of,
 )
 
 
 def simplify(graph: Graph) -> Graph:
-    """Return an equal graph with fewer ops: paddings folded into convolutions, what moves nothing dropped."""
-    for rewrite in (_merge_reshapes, _drop_moves, _fold_paddings, _drop_moves):
+    """Return an equal graph with fewer ops: paddings folded into convolutions, what moves nothing dropped, clamps
+    given to what makes their input."""
+    for rewrite in (_merge_reshapes, _drop_moves, _fold_paddings, _drop_moves, _fold_clamps):
         graph = check_graph(rewrite(graph))
     return graph
 
@@ -107,3 +111,29 @@ def _moves_nothing(op: Op, graph: Graph) -> bool:
     if isinstance(op, Reshape) and not same:
         return ends or all(isinstance(reader, FullyConnected) for reader in readers)  # the caller sees bytes
     return same
+
+
+def _fold_clamps(graph: Graph) -> Graph:
+    """Give each RELU (RELU6, ...) that does not rescale to the op that makes its input, if nobody else reads that."""
+    makers = {op.output: op for op in graph.ops}
+    for clamp in graph.ops:
+        if isinstance(clamp, Unary) and (bounds := _bounds(clamp, graph)) and graph.consumers(clamp.input) == (clamp,):
+            maker = makers.get(clamp.input)
+            if isinstance(maker, _Clamping) and clamp.input not in graph.outputs:
+                low, high = (max(maker.activation[0], bounds[0]), min(maker.activation[1], bounds[1]))
+                if low <= high:
+                    together = replace(maker, output=clamp.output, activation=(low, high))
+                    kept = tuple(together if op is maker else op for op in graph.ops if op is not clamp)
+                    return _fold_clamps(replace(graph, ops=kept))
+    return graph
+
+
+_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Add  # ends with a clamp of its own
+
+
+def _bounds(op: Unary, graph: Graph) -> tuple[int, int] | None:
+    """Return the clamp that is all that `op` does, if that is so; every oracle agrees there."""
+    source, target = graph.tensors[op.input], graph.tensors[op.output]
+    if (source.scale, source.zero_point) != (target.scale, target.zero_point):
+        return None
+    return clamp_of(op.function, target.scale, target.zero_point)

@@ -21,7 +21,6 @@ _PUBLIC, _LOOP, _LOOP_MVE = 24, 72, 96
 _COMPILED = {
     "accumulate": 96,
     "add": 96,
-    "average_pool": 200,
     "convolution": 256,
     "convolution_bytes": 432,
     "convolution_dsp": 280,
@@ -39,6 +38,8 @@ _COMPILED = {
     "move": 96,
     "move_whole": 96,
     "rearrange": 96,
+    "pool": 240,
+    "lookup": 96,
     "reduce": 120,
     "reduced": 96,
     "row_sum": 56,

@@ -27,7 +27,7 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, before: int,
 
 
 def _windows(
-    op: "Conv2D | DepthwiseConv2D | AveragePool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
+    op: "Conv2D | DepthwiseConv2D | Pool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:
     top, bottom, left, right = op.padding
     return (
@@ -52,6 +52,13 @@ class Tensor:
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 
 
+class Dense(Enum):
+    """How many scales the weights of a FULLY_CONNECTED have: runtimes take another road for each."""
+
+    PER_TENSOR = "one scale"
+    PER_CHANNEL = "scale per output"
+
+
 @dataclass(frozen=True, eq=False)
 class Conv2D:
     """Convolution; 1x1 with stride 1 is what people call pointwise."""
@@ -66,6 +73,7 @@ class Conv2D:
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]  # pixels: top, bottom, left, right; SAME and VALID are resolved on import
     activation: tuple[int, int]  # smallest and largest int8 that the output may hold
+    dense: Dense | None = None  # a FULLY_CONNECTED of every pixel: it rounds as that does
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
@@ -105,7 +113,7 @@ class FullyConnected:
     weights: Int8Array  # [channels_out, channels_in], read-only
     bias: Int32Array  # [channels_out], read-only
     weight_scales: Float64Array  # [channels_out]; all equal where the file has one scale
-    per_channel: bool  # whether the file has one scale per output (runtimes take another road then)
+    dense: Dense
     activation: tuple[int, int]
 
     def output_shape(self, source: Shape) -> Shape:
@@ -140,6 +148,26 @@ class Reduction(Enum):
 
 
 @dataclass(frozen=True)
+class MaxPool2D:
+    """Largest value of each window; padding does not count."""
+
+    name: str
+    input: str
+    output: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    activation: tuple[int, int]
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*_windows(self, source, self.kernel, (1, 1)), source[2])
+
+
+Pool2D = AveragePool2D | MaxPool2D
+
+
+@dataclass(frozen=True)
 class Reduce:
     """One value for all that lie along some axes, which become 1 long."""
 
@@ -153,6 +181,42 @@ class Reduce:
         """Return the shape that the input and the attributes make."""
         height, width, channels = (1 if axis in self.axes else size for axis, size in enumerate(source))
         return (height, width, channels)
+
+
+class UnaryFunction(Enum):
+    """What is done to each value of a tensor, by the name of the operator in the file."""
+
+    RELU = "RELU"
+    RELU6 = "RELU6"
+    RELU_N1_TO_1 = "RELU_N1_TO_1"
+    RELU_0_TO_1 = "RELU_0_TO_1"
+    LEAKY_RELU = "LEAKY_RELU"
+    HARD_SWISH = "HARD_SWISH"
+    QUANTIZE = "QUANTIZE"  # to another scale and zero_point
+    ABS = "ABS"
+    NEG = "NEG"
+    LOGISTIC = "LOGISTIC"
+    TANH = "TANH"
+    ELU = "ELU"
+    GELU = "GELU"
+    GELU_TANH = "GELU, approximate"  # by tanh
+    EXP = "EXP"
+    LOG = "LOG"
+
+
+@dataclass(frozen=True)
+class Unary:
+    """A function of one value, of each value."""
+
+    name: str
+    input: str
+    output: str
+    function: UnaryFunction
+    alpha: float = 0.0  # of LEAKY_RELU, the slope below 0; a float32, widened
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
 
 
 @dataclass(frozen=True)
@@ -277,7 +341,7 @@ class Softmax:
 
 
 Move = Pad | Concat | Gather | Reshape | Rearrange  # ops that move values and change none
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Reduce | Add | Softmax | Move
+Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | MaxPool2D | Reduce | Unary | Add | Softmax | Move
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import tflite as schema
 
 from mnet.axes import axes_of, shape_of
+from mnet.elementwise import clamp_of
 from mnet.errors import ModelError
 from mnet.flatbuffer import RawModel, RawOperator, RawTensor
-from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor
+from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction
 from mnet.layer_names import unique
 
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
@@ -25,31 +26,22 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+_FUSED = {
+    schema.ActivationFunctionType.RELU: UnaryFunction.RELU,
+    schema.ActivationFunctionType.RELU6: UnaryFunction.RELU6,
+    schema.ActivationFunctionType.RELU_N1_TO_1: UnaryFunction.RELU_N1_TO_1,
+}
+
+
 def activation_range(function: int, scale: float, zero_point: int) -> tuple[int, int] | None:
     """Return the int8 range of a fused activation, or None if mnet does not know it.
 
-    Source: TensorFlow Lite, kernels/kernel_util.cc, CalculateActivationRangeQuantized: round(bound / scale) in float32.
-
     >>> activation_range(schema.ActivationFunctionType.RELU6, 0.0235, -128)
     (-128, 127)
-    >>> activation_range(schema.ActivationFunctionType.RELU_N1_TO_1, 0.02, 3)
-    (-47, 53)
     """
-
-    def quantized(bound: float) -> int:
-        quotient = float(np.float32(bound) / np.float32(scale))
-        return zero_point + math.floor(abs(quotient) + 0.5) * (1 if bound >= 0 else -1)
-
-    kinds = schema.ActivationFunctionType
-    if function == kinds.NONE:
+    if function == schema.ActivationFunctionType.NONE:
         return -128, 127
-    if function == kinds.RELU:
-        return max(-128, zero_point), 127
-    if function == kinds.RELU6:
-        return max(-128, zero_point), min(127, quantized(6.0))
-    if function == kinds.RELU_N1_TO_1:
-        return max(-128, quantized(-1.0)), min(127, quantized(1.0))
-    return None
+    return clamp_of(_FUSED[function], scale, zero_point) if function in _FUSED else None
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:

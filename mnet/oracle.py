@@ -20,7 +20,17 @@ from mnet.fixed_point import (
     multiply_rounding_twice,
     quantize_multiplier,
 )
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Int32Array
+from mnet.graph import (
+    Add,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    FullyConnected,
+    Graph,
+    Int8Array,
+    Int32Array,
+    UnaryFunction,
+)
 
 
 class Rounding(Enum):
@@ -32,10 +42,17 @@ class Rounding(Enum):
 
 
 class ScaleProduct(Enum):
-    """In which precision input scale and weight scale are multiplied before the division by the output scale."""
+    """In which precision scales are multiplied and divided."""
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+
+
+class Curve(Enum):
+    """How LOGISTIC and TANH are computed."""
+
+    FLOAT32 = "the function in float32, rounded"
+    FIXED = "gemmlowp's exponential and reciprocal in fixed point"
 
 
 # Forms that generated code may give these steps where the bits are proven to be the same: see codegen.requantize.
@@ -59,6 +76,11 @@ class Oracle:
     add: Rounding
     sums: Rounding  # of MEAN and SUM
     sum_is_signed: bool  # SUM reads int8 as int8
+    unary: Rounding  # of RELU, LEAKY_RELU, QUANTIZE, ABS: whatever only rescales
+    unary_scale: ScaleProduct  # how its scales are multiplied and divided; QUANTIZE is always FLOAT64
+    curve: Curve
+    relu6_rescales: bool  # RELU6 as an operator of its own; otherwise both its scales count as equal
+    functions: frozenset[UnaryFunction]  # that the runtime has for int8
     shortcuts: frozenset[str] = SHORTCUTS
 
 
@@ -66,7 +88,9 @@ class Oracle:
 # Convolutions: kernels/internal/reference/integer_ops/conv.h and depthwise_conv.h. FULLY_CONNECTED:
 # integer_ops/fully_connected.h, "receives the scales in float and performs requant in float to avoid loss of
 # precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum. SUM: kernels/reduce.cc, where the
-# reference form of QuantizedMeanOrSum takes every input for uint8: on int8 its results make no sense.
+# reference form of QuantizedMeanOrSum takes every input for uint8: on int8 its results make no sense. Functions of one
+# value: activations.cc, elementwise.cc, exp.cc, neg.cc, quantize.cc; curves through LUTPopulate
+# (kernels/internal/common.h); register_ref.cc has no ELU.
 LITERT = Oracle(
     name="litert",
     convolution=Rounding.DOUBLE,
@@ -77,10 +101,16 @@ LITERT = Oracle(
     add=Rounding.DOUBLE,
     sums=Rounding.DOUBLE,
     sum_is_signed=False,
+    unary=Rounding.DOUBLE,
+    unary_scale=ScaleProduct.FLOAT32,
+    curve=Curve.FLOAT32,
+    relu6_rescales=True,
+    functions=frozenset(UnaryFunction) - {UnaryFunction.ELU},
 )
 
 # tflite-micro's portable kernels. FULLY_CONNECTED: kernels/fully_connected_common.cc and kernel_util.cc,
-# GetQuantizedConvolutionMultipler, which multiplies the two scales as float32.
+# GetQuantizedConvolutionMultipler, which multiplies the two scales as float32. LOGISTIC and TANH: logistic_common.cc,
+# tanh.cc. RELU6: activations_common.cc, Relu6Prepare, which looks at the input's scale only.
 TFLM = Oracle(
     name="tflm",
     convolution=Rounding.DOUBLE,
@@ -91,6 +121,23 @@ TFLM = Oracle(
     add=Rounding.DOUBLE,
     sums=Rounding.DOUBLE,
     sum_is_signed=True,
+    unary=Rounding.DOUBLE,
+    unary_scale=ScaleProduct.FLOAT64,  # of the package; sources up to August 2026 divide in float32
+    curve=Curve.FIXED,
+    relu6_rescales=False,
+    functions=frozenset(
+        {
+            UnaryFunction.RELU,
+            UnaryFunction.RELU6,
+            UnaryFunction.LEAKY_RELU,
+            UnaryFunction.HARD_SWISH,
+            UnaryFunction.QUANTIZE,
+            UnaryFunction.ABS,
+            UnaryFunction.LOGISTIC,
+            UnaryFunction.TANH,
+            UnaryFunction.ELU,
+        }
+    ),
 )
 
 ORACLES = {oracle.name: oracle for oracle in (LITERT, TFLM)}
@@ -131,13 +178,13 @@ def requantization(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, 
     source, target = graph.tensors[op.input], graph.tensors[op.output]
     products = source.scale * op.weight_scales
     match op:
-        case Conv2D():
+        case Conv2D(dense=None):
             rounding = oracle.convolution
         case DepthwiseConv2D():
             rounding = oracle.depthwise
-        case FullyConnected() if op.per_channel:
+        case Conv2D() | FullyConnected() if op.dense is Dense.PER_CHANNEL:
             rounding = oracle.fully_connected_per_channel
-        case FullyConnected():
+        case Conv2D() | FullyConnected():
             rounding = oracle.fully_connected
             if oracle.fully_connected_scale is ScaleProduct.FLOAT32:
                 products = products.astype(np.float32).astype(np.float64)

@@ -7,7 +7,8 @@ the table below. mnet/docs/runtimes.md says the same at length, with the test th
 from collections.abc import Mapping
 from typing import Any
 
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Op, Reduce, Reduction, Softmax
+from mnet.elementwise import unary_words
+from mnet.graph import Add, Conv2D, Dense, DepthwiseConv2D, FullyConnected, Op, Reduce, Reduction, Softmax, Unary
 from mnet.oracle import ORACLES, Oracle, ScaleProduct
 
 _TWICE_UPWARDS = "saturating rounding doubling high multiply, then rounding shift with halves upwards"
@@ -38,20 +39,23 @@ def rounding_of(op: Op, runtime: str) -> str:
         return _of_oracle(op, ORACLES[runtime])
     if isinstance(op, Reduce) and (op.function is not Reduction.MEAN or op.axes != (0, 1)):
         return ""
-    return _WORDS.get(runtime, {}).get(type(op), "")
+    kind = FullyConnected if isinstance(op, Conv2D) and op.dense else type(op)
+    return _WORDS.get(runtime, {}).get(kind, "")
 
 
 def _of_oracle(op: Op, oracle: Oracle) -> str:
     match op:
-        case Conv2D():
+        case Conv2D(dense=None):
             return oracle.convolution.value
         case DepthwiseConv2D():
             return oracle.depthwise.value
-        case FullyConnected() if op.per_channel:
+        case Conv2D() | FullyConnected() if op.dense is Dense.PER_CHANNEL:
             return oracle.fully_connected_per_channel.value
-        case FullyConnected():
+        case Conv2D() | FullyConnected():
             in_float = oracle.fully_connected_scale is ScaleProduct.FLOAT32
             return oracle.fully_connected.value + (", the scales multiplied as float32" if in_float else "")
+        case Unary():
+            return f"{op.function.value}: {unary_words(op.function, oracle)}"
         case Add():
             return oracle.add.value
         case Reduce(function=Reduction.MEAN | Reduction.SUM):

@@ -24,12 +24,14 @@ from mnet.graph import (
     FullyConnected,
     Gather,
     Graph,
+    MaxPool2D,
     Op,
     Pad,
     Rearrange,
     Reduce,
     Reshape,
     Softmax,
+    Unary,
     inputs_of,
     macs_of,
     numbered,
@@ -121,8 +123,9 @@ def _attributes(op: Op) -> str:
             words += [f"stride {_by(op.stride)}"] * (op.stride != (1, 1))
             words += [f"dilation {_by(op.dilation)}"] * (op.dilation != (1, 1))
             words += [f"padding {','.join(map(str, op.padding))}"] * any(op.padding)
+            words += [f"dense, {op.dense.value}"] if isinstance(op, Conv2D) and op.dense else []
             return ", ".join(words)
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
         case Pad():
             return f"padding {','.join(map(str, (*op.padding, *op.channels)))}, value {op.value}"
@@ -133,9 +136,11 @@ def _attributes(op: Op) -> str:
         case Rearrange():
             return f"as {_by(op.view)}, axes {','.join(map(str, op.permutation))}"
         case FullyConnected():
-            return "scale per output" if op.per_channel else "one scale"
+            return op.dense.value
         case Reduce():
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
+        case Unary():
+            return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
         case Add() | Reshape() | Softmax():
             return ""
         case _:

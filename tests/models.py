@@ -9,32 +9,38 @@ import numpy as np
 import numpy.typing as npt
 
 from mnet import golden
+from mnet.elementwise import reason_to_refuse
 from mnet.fixed_point import Float64Array
 from mnet.graph import (
     Add,
     AveragePool2D,
     Concat,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Gather,
     Graph,
     Int8Array,
+    MaxPool2D,
     Move,
     Op,
     Pad,
+    Pool2D,
     Reduce,
     Reduction,
     Reshape,
     Softmax,
     Tensor,
+    Unary,
+    UnaryFunction,
     check_graph,
     inputs_of,
     output_size,
 )
 from mnet.movement import rearrange
 from mnet.operands import activation_range, same_padding
-from mnet.oracle import LITERT
+from mnet.oracle import LITERT, Oracle
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}  # as schema.ActivationFunctionType numbers them
 
@@ -64,7 +70,9 @@ class Builder:
         scale: float = 1 / 64,
         zero_point: int = 0,
         weight_scale: float = 0.01,  # smaller for deep networks, or their activations overflow
+        oracle: Oracle = LITERT,  # whose arithmetic the samples take
     ) -> None:
+        self.oracle = oracle
         self.random = np.random.default_rng(seed)
         self.weight_scale = np.float32(weight_scale)
         self.ops: list[Op] = []
@@ -101,7 +109,7 @@ class Builder:
         self.tensors[target.name] = target
         self.ops.append(op)
         graph = Graph("", self.tensors, (), ("input",), (target.name,), "")
-        self.values[target.name] = golden.compute(op, graph, LITERT, tuple(self.values[n] for n in inputs_of(op)))
+        self.values[target.name] = golden.compute(op, graph, self.oracle, tuple(self.values[n] for n in inputs_of(op)))
         return target.name
 
     def _weights(self, shape: tuple[int, ...], channel_axis: int, dead: float) -> tuple[Int8Array, Float64Array]:
@@ -201,12 +209,35 @@ class Builder:
     ) -> str:
         """Add a FULLY_CONNECTED."""
         weights, scales = self._weights((channels, math.prod(self.shape(source))), 0, 0.0)
-        per_channel = per_channel and channels > 1
-        if not per_channel:
+        dense = Dense.PER_CHANNEL if per_channel and channels > 1 else Dense.PER_TENSOR
+        if dense is Dense.PER_TENSOR:
             scales = _frozen(np.full(channels, scales[0]))
         name, bias = self._name("dense"), np.zeros(channels, np.int32)
-        op = FullyConnected(name, source, f"{name}_out", weights, bias, scales, per_channel, (-128, 127))
+        op = FullyConnected(name, source, f"{name}_out", weights, bias, scales, dense, (-128, 127))
         return self._finish(op, (1, 1, channels), activation, zero_point, fill)
+
+    def dense_of_pixels(
+        self,
+        source: str,
+        channels: int,
+        *,
+        per_channel: bool = False,
+        activation: str = "none",
+        zero_point: int = 0,
+        fill: float = 1.0,
+        dead: float = 0.0,
+    ) -> str:
+        """Add a FULLY_CONNECTED of each of two pixels or more."""
+        height, width, taken = self.shape(source)
+        assert height * width > 1  # of one pixel it is a FullyConnected
+        weights, scales = self._weights((channels, 1, 1, taken), 0, dead)
+        dense = Dense.PER_CHANNEL if per_channel and channels > 1 else Dense.PER_TENSOR
+        if dense is Dense.PER_TENSOR:
+            scales = _frozen(np.full(channels, scales[0]))
+        name, bias = self._name("dense"), np.zeros(channels, np.int32)
+        window = (1, 1), (1, 1), (0, 0, 0, 0)
+        op = Conv2D(name, source, f"{name}_out", weights, bias, scales, *window, (-128, 127), dense)
+        return self._finish(op, (height, width, channels), activation, zero_point, fill)
 
     def average_pool(
         self,
@@ -218,11 +249,34 @@ class Builder:
         activation: str = "none",
     ) -> str:
         """Add an AVERAGE_POOL_2D."""
+        return self._pool(AveragePool2D, source, kernel, stride, same, activation)
+
+    def max_pool(
+        self,
+        source: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        *,
+        same: bool = False,
+        activation: str = "none",
+    ) -> str:
+        """Add a MAX_POOL_2D."""
+        return self._pool(MaxPool2D, source, kernel, stride, same, activation)
+
+    def _pool(
+        self,
+        kind: type[Pool2D],
+        source: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        same: bool,
+        activation: str,
+    ) -> str:
         tensor, name = self.tensors[source], self._name("pool")
         padding, size = geometry(tensor.shape[:2], kernel, stride, (1, 1), same)
         chosen = activation_range(ACTIVATIONS[activation], tensor.scale, tensor.zero_point)
         assert chosen is not None
-        op = AveragePool2D(name, source, f"{name}_out", kernel, stride, padding, chosen)
+        op = kind(name, source, f"{name}_out", kernel, stride, padding, chosen)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
     def reduce(
@@ -245,6 +299,29 @@ class Builder:
     def mean(self, source: str, *, zero_point: int = -128, ratio: float = 1.0) -> str:
         """Add a MEAN over rows and columns."""
         return self.reduce(source, zero_point=zero_point, ratio=ratio)
+
+    def unary(
+        self,
+        source: str,
+        function: UnaryFunction,
+        *,
+        alpha: float = 0.1,
+        zero_point: int = -128,
+        ratio: float = 1.0,
+    ) -> str:
+        """Add a function of one value; output scale = input scale * ratio, where the function does not say."""
+        tensor, name = self.tensors[source], self._name(function.name.lower())
+        scale = _float32(tensor.scale * ratio)
+        if function is UnaryFunction.LOGISTIC:
+            scale, zero_point = 1 / 256, -128
+        if function is UnaryFunction.TANH:
+            scale, zero_point = 1 / 128, 0
+        alpha = _float32(alpha) if function is UnaryFunction.LEAKY_RELU else 0.0
+        op = Unary(name, source, f"{name}_out", function, alpha)
+        target = Tensor(op.output, tensor.shape, scale, zero_point)
+        if reason := reason_to_refuse(op, tensor, target):
+            raise ValueError(reason)
+        return self._append(op, target)
 
     def add(self, first: str, second: str, *, activation: str = "none", zero_point: int = 0, fill: float = 1.0) -> str:
         """Add an ADD."""

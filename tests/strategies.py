@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array, Reduction
+from mnet.graph import Graph, Int8Array, Reduction, UnaryFunction
+from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
 MOVES = ("pad", "pad_any", "concat", "gather", "gather_any", "transpose", "blocks", "reshape")
@@ -16,10 +17,13 @@ KINDS = (
     "pointwise",
     "depthwise",
     "average_pool",
+    "max_pool",
     "mean",
     "reduce",
     "residual",
+    "unary",
     "dense",
+    "dense of pixels",
     "softmax",
     *MOVES,
 )
@@ -29,6 +33,7 @@ _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
 _ZERO_POINTS = st.sampled_from((-128, -128, 0, 127, -127, 126, 3, -40))
 _ACTIVATIONS = st.sampled_from(("relu", "relu", "relu6", "none", "relu_n1_to_1"))
+_UNARY = sorted(LITERT.functions & TFLM.functions, key=lambda function: function.value)
 _FILLS = st.sampled_from((1.0, 0.3, 1.5, 4.0))
 
 
@@ -76,13 +81,16 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 fill=draw(_FILLS),
                 dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
-        case "average_pool":
-            kernel = (draw(st.integers(1, min(height, 4))), draw(st.integers(1, min(width, 4))))
-            if draw(st.booleans()):
+        case "average_pool" | "max_pool":
+            same = draw(st.booleans())
+            most = (5, 5) if same else (min(height, 5), min(width, 5))
+            kernel = (draw(st.integers(1, most[0])), draw(st.integers(1, most[1])))
+            if draw(st.integers(0, 3)) == 0:
                 kernel = (height, width)
             stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
             activation = draw(st.sampled_from(("none", "none", "relu")))
-            return build.average_pool(x, kernel, stride, same=draw(st.booleans()), activation=activation)
+            pool = build.max_pool if kind == "max_pool" else build.average_pool
+            return pool(x, kernel, stride, same=same, activation=activation)
         case "mean":
             return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
         case "reduce":
@@ -127,6 +135,17 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
             )
+        case "unary":
+            try:
+                return build.unary(
+                    x,
+                    draw(st.sampled_from(_UNARY)),
+                    alpha=draw(st.sampled_from((0.1, 0.3, 0.0, 1.5, -0.5))),
+                    zero_point=draw(_ZERO_POINTS),
+                    ratio=draw(st.sampled_from((1.0, 1.0, 0.5, 0.77, 2.5))),
+                )
+            except ValueError:  # the runtimes' arithmetic does not take these scales
+                return build.unary(x, UnaryFunction.RELU)
         case "reshape":
             total = height * width * channels
             whole = (1, 1, total), (height * width, 1, channels), (1, height * width, channels)
@@ -141,6 +160,18 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 activation=draw(_ACTIVATIONS),
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
+            )
+        case "dense of pixels":
+            if height * width == 1:
+                return build.reshape(x, (1, 1, channels))
+            return build.dense_of_pixels(
+                x,
+                draw(_CHANNELS),
+                per_channel=draw(st.booleans()),
+                activation=draw(_ACTIVATIONS),
+                zero_point=draw(_ZERO_POINTS),
+                fill=draw(_FILLS),
+                dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
         case "softmax":
             beta = draw(st.sampled_from((1.0, 1.0, 0.5, 7.0)))

@@ -308,6 +308,24 @@ def test_residual_networks_must_add_equal_shapes_of_sensible_scales() -> None:
     assert "changes scale" in changed(tiny_residual(), set_field("tensors.reshape_9_out.quantization.scale", [9.0]))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    (
+        ("operators.0.builtinOptions.filterHeight", 0, "kernel"),
+        ("operators.0.builtinOptions.strideW", -1, "stride"),
+        ("operators.0.builtinOptions.fusedActivationFunction", 4, "fused activation"),
+        ("operators.0.builtinOptions.filterWidth", 9, "contradicts itself"),
+        ("operators.0.builtinOptions", None, "has no table of options"),
+        ("tensors.pool_0_out.quantization.scale", [9.0], "changes scale"),
+        ("tensors.pool_0_out.shape", [1, 3, 3, 3], "contradicts itself"),
+    ),
+)
+@pytest.mark.parametrize("kind", ("average_pool", "max_pool"))
+def test_pools_that_cannot_be_are_told(kind: str, path: str, value: Any, words: str) -> None:
+    build = Builder(0, (5, 5, 2))
+    assert words in changed(build.graph(getattr(build, kind)("input", (3, 3))), set_field(path, value))
+
+
 def test_the_batch_is_not_padded_and_rows_and_columns_are_averaged() -> None:
     def set_constant(name: str, values: list[Any]) -> Callable[[Any], None]:
         def change(model: Any) -> None:

@@ -14,20 +14,25 @@ from mnet.graph import (
     AveragePool2D,
     Concat,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Gather,
     Graph,
     Int8Array,
     Int32Array,
+    MaxPool2D,
     Op,
     Pad,
+    Pool2D,
     Rearrange,
     Reduce,
     Reduction,
     Reshape,
     Softmax,
     Tensor,
+    Unary,
+    UnaryFunction,
     inputs_of,
 )
 from mnet.movement import rearrange
@@ -50,7 +55,7 @@ def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
 
 
 def _padding(
-    op: Conv2D | DepthwiseConv2D | AveragePool2D,
+    op: Conv2D | DepthwiseConv2D | Pool2D,
     source: Tensor,
     kernel: tuple[int, ...],
     stride: tuple[int, int],
@@ -71,7 +76,7 @@ def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
         shape = graph.tensors[op.output].shape
         dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
         flat = isinstance(op, FullyConnected) or (isinstance(op, Reshape) and shape[:2] == (1, 1) and dense)
-        if isinstance(op, Add | Softmax):
+        if isinstance(op, Unary | Add | Softmax):
             flat = len(shapes[inputs_of(op)[0]]) == 2
         shapes[op.output] = [1, shape[2]] if flat else [1, *shape]
     return shapes
@@ -145,7 +150,7 @@ class _Writer:
     ) -> tuple[int, int]:
         """Add weights and bias; return their indices."""
         scales = op.weight_scales
-        if isinstance(op, FullyConnected) and not op.per_channel:
+        if not isinstance(op, DepthwiseConv2D) and op.dense is Dense.PER_TENSOR:
             scales = scales[:1]
         bias_scales = self.graph.tensors[op.input].scale * scales
         int8, int32 = schema.TensorType.INT8, schema.TensorType.INT32
@@ -164,8 +169,10 @@ class _Writer:
         made.opcodeIndex = self.codes.index(number)
         made.inputs = [*(self.activation(name) for name in inputs_of(op)), *written.constants]
         made.outputs = [self.activation(op.output)]
-        made.builtinOptionsType = getattr(self.objects.BuiltinOptions, type(written.options).__name__.removesuffix("T"))
-        made.builtinOptions = written.options
+        if written.options is not None:
+            table = type(written.options).__name__.removesuffix("T")
+            made.builtinOptionsType = getattr(self.objects.BuiltinOptions, table)
+            made.builtinOptions = written.options
         self.operators.append(made)
 
     def file(self) -> bytes:
@@ -182,7 +189,7 @@ class _Writer:
         subgraph.name, subgraph.tensors, subgraph.operators = self.graph.name, self.tensors, self.operators
         subgraph.inputs = [self.numbers[name] for name in self.graph.inputs]
         subgraph.outputs = [self.numbers[name] for name in self.graph.outputs]
-        return _packed(model)
+        return packed(model)
 
 
 def _written(writer: _Writer, op: Op) -> _Written:
@@ -190,6 +197,11 @@ def _written(writer: _Writer, op: Op) -> _Written:
     source, target = graph.tensors[inputs_of(op)[0]], graph.tensors[op.output]
     options: Any
     match op:
+        case Conv2D(dense=Dense()):
+            options = objects.FullyConnectedOptionsT()
+            options.keepNumDims = True
+            options.fusedActivationFunction = _fused(op, target, op.activation)
+            return _Written("FULLY_CONNECTED", options, writer.weights(op, op.weights[:, 0, 0], 0))
         case Conv2D():
             options = objects.Conv2DOptionsT()
             _set_window(options, op, source, op.weights.shape[1:3], op.dilation)
@@ -205,17 +217,19 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options = objects.FullyConnectedOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
             return _Written("FULLY_CONNECTED", options, writer.weights(op, op.weights, 0))
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             options = objects.Pool2DOptionsT()
             _set_window(options, op, source, op.kernel)
             options.filterHeight, options.filterWidth = op.kernel
             options.fusedActivationFunction = _fused(op, target, op.activation)
-            return _Written("AVERAGE_POOL_2D", options)
+            return _Written("MAX_POOL_2D" if isinstance(op, MaxPool2D) else "AVERAGE_POOL_2D", options)
         case Reduce():
             options = objects.ReducerOptionsT()
             options.keepDims = True
             axes = [axis + 1 for axis in op.axes]
             return _Written(_REDUCTIONS[op.function], options, (writer.integers(f"{op.name}_axes", axes),))
+        case Unary():
+            return _unary(objects, op)
         case Add():
             options = objects.AddOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
@@ -289,9 +303,23 @@ def _rearrange(writer: _Writer, op: Rearrange, source: Tensor) -> _Written:
     return _Written("SPACE_TO_DEPTH" if deeper else "DEPTH_TO_SPACE", options)
 
 
+def _unary(objects: Any, op: Unary) -> _Written:
+    match op.function:
+        case UnaryFunction.LEAKY_RELU:
+            options = objects.LeakyReluOptionsT()
+            options.alpha = op.alpha
+            return _Written(op.function.value, options)
+        case UnaryFunction.GELU | UnaryFunction.GELU_TANH:
+            options = objects.GeluOptionsT()
+            options.approximate = op.function is UnaryFunction.GELU_TANH
+            return _Written("GELU", options)
+        case _:
+            return _Written(op.function.value, None)
+
+
 def _set_window(
     options: Any,
-    op: Conv2D | DepthwiseConv2D | AveragePool2D,
+    op: Conv2D | DepthwiseConv2D | Pool2D,
     source: Tensor,
     kernel: tuple[int, ...],
     dilation: tuple[int, int] | None = None,
@@ -316,7 +344,7 @@ def serialise(graph: Graph) -> bytes:
     return writer.file()
 
 
-def _packed(model: Any) -> bytes:
+def packed(model: Any) -> bytes:
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
@@ -330,4 +358,4 @@ def edited(data: bytes, change: Callable[[Any], None]) -> bytes:
 
     model = objects.ModelT.InitFromPackedBuf(data, 0)
     change(model)
-    return _packed(model)
+    return packed(model)
