@@ -48,6 +48,9 @@ class Tensor:
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
+    outside: str = (
+        "int8"  # float32, uint8: of an input or output, what the file has beyond the QUANTIZE that was cut off
+    )
     live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 

@@ -434,6 +434,17 @@ def tiny_residual(seed: int = 0, size: int = 8) -> Graph:
     return build.graph(build.softmax(build.fully_connected(x, 4, per_channel=True)), "tiny_residual")
 
 
+def tiny_fusion(seed: int = 0, size: int = 8) -> Graph:
+    """Return a network of two inputs and three outputs: a sum that is read on, features in the middle, classes."""
+    build = Builder(seed, (size, size, 3), scale=1 / 128, zero_point=0)
+    other = build.input((size // 2, size // 2, 5), scale=1 / 64, zero_point=3)
+    x = build.conv("input", 8, (3, 3), (2, 2))
+    total = build.add(x, build.conv(other, 8, (3, 3), activation="none", zero_point=5))
+    features = build.conv(build.depthwise(total), 6, (3, 3))
+    classes = build.softmax(build.fully_connected(build.mean(features), 4))
+    return build.graph([classes, total, features], "tiny_fusion")
+
+
 def tiny_autoencoder(seed: int = 0, width: int = 24) -> Graph:
     """Return dense layers only, from a vector to a vector of the same length."""
     build = Builder(seed, (1, 1, width), scale=0.1, zero_point=7)

@@ -208,25 +208,6 @@ def test_models_of_other_types(kind: str, words: str) -> None:
     assert re.search(words, changed(tiny_autoencoder(), retype))
 
 
-def test_float_ends_of_an_int8_model() -> None:
-    def float_input(model: Any) -> None:
-        from ai_edge_litert import schema_py_generated as objects
-
-        subgraph = model.subgraphs[0]
-        code = objects.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
-        model.operatorCodes.append(code)
-        tensor, operator = objects.TensorT(), objects.OperatorT()
-        tensor.name, tensor.type, tensor.shape = "float", schema.TensorType.FLOAT32, [1, 1, 1, 24]
-        subgraph.tensors.append(tensor)
-        operator.opcodeIndex, operator.inputs = len(model.operatorCodes) - 1, [len(subgraph.tensors) - 1]
-        operator.outputs = [subgraph.inputs[0]]
-        subgraph.operators.insert(0, operator)
-        subgraph.inputs = [len(subgraph.tensors) - 1]
-
-    assert "inference_input_type = tf.int8" in changed(tiny_autoencoder(), float_input)
-
-
 def test_an_unsupported_operator_is_named_with_its_place() -> None:
     def other(model: Any) -> None:
         code = model.operatorCodes[model.subgraphs[0].operators[1].opcodeIndex]
