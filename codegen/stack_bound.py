@@ -44,6 +44,8 @@ _COMPILED = {
     "lookup": 96,
     "reduce": 120,
     "reduced": 96,
+    "resize_bilinear": 120,
+    "resize_nearest": 96,
     "row_sum": 56,
     "softmax": 136,
 }

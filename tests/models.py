@@ -30,6 +30,8 @@ from mnet.graph import (
     Reduce,
     Reduction,
     Reshape,
+    Resize,
+    Sampling,
     Softmax,
     Tensor,
     Unary,
@@ -277,6 +279,20 @@ class Builder:
         chosen = activation_range(ACTIVATIONS[activation], tensor.scale, tensor.zero_point)
         assert chosen is not None
         op = kind(name, source, f"{name}_out", kernel, stride, padding, chosen)
+        return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
+
+    def resize(
+        self,
+        source: str,
+        size: tuple[int, int],
+        sampling: Sampling = Sampling.NEAREST,
+        *,
+        align_corners: bool = False,
+        half_pixel_centers: bool = False,
+    ) -> str:
+        """Add a RESIZE_NEAREST_NEIGHBOR or a RESIZE_BILINEAR."""
+        tensor, name = self.tensors[source], self._name("resize")
+        op = Resize(name, source, f"{name}_out", sampling, size, align_corners, half_pixel_centers)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
     def reduce(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array, Reduction, UnaryFunction
+from mnet.graph import Graph, Int8Array, Reduction, Sampling, UnaryFunction
 from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
@@ -19,6 +19,8 @@ KINDS = (
     "average_pool",
     "max_pool",
     "mean",
+    "nearest",
+    "bilinear",
     "reduce",
     "residual",
     "unary",
@@ -144,6 +146,14 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
             activation = draw(st.sampled_from(("none", "none", "relu")))
             pool = build.max_pool if kind == "max_pool" else build.average_pool
             return pool(x, kernel, stride, same=same, activation=activation)
+        case "nearest" | "bilinear":
+            sampling = Sampling.NEAREST if kind == "nearest" else Sampling.BILINEAR
+            factor = draw(st.sampled_from((1, 2, 2, 3)))
+            size = (min(height * factor, 24), min(width * factor, 24))
+            if draw(st.booleans()):
+                size = (draw(st.integers(1, 12)), draw(st.integers(1, 12)))
+            aligned, half = draw(st.sampled_from(((False, False), (False, True), (False, True), (True, False))))
+            return build.resize(x, size, sampling, align_corners=aligned, half_pixel_centers=half)
         case "mean":
             return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
         case "reduce":

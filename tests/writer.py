@@ -29,6 +29,8 @@ from mnet.graph import (
     Reduce,
     Reduction,
     Reshape,
+    Resize,
+    Sampling,
     Softmax,
     Tensor,
     Unary,
@@ -223,6 +225,12 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options.filterHeight, options.filterWidth = op.kernel
             options.fusedActivationFunction = _fused(op, target, op.activation)
             return _Written("MAX_POOL_2D" if isinstance(op, MaxPool2D) else "AVERAGE_POOL_2D", options)
+        case Resize():
+            kind = "ResizeBilinear" if op.sampling is Sampling.BILINEAR else "ResizeNearestNeighbor"
+            options = getattr(objects, f"{kind}OptionsT")()
+            options.alignCorners, options.halfPixelCenters = op.align_corners, op.half_pixel_centers
+            written = {"ResizeBilinear": "RESIZE_BILINEAR", "ResizeNearestNeighbor": "RESIZE_NEAREST_NEIGHBOR"}[kind]
+            return _Written(written, options, (writer.integers(f"{op.name}_size", op.size),))
         case Reduce():
             options = objects.ReducerOptionsT()
             options.keepDims = True
