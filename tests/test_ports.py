@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -383,6 +384,36 @@ def test_images_in_the_arena_lie_one_behind_the_other() -> None:
     assert image_offsets(made.graph) == {"input": 0, "input_2": 192}
     rows = [buffer for buffer in made.buffers if buffer.tensor == "image"]
     assert {buffer.offset for buffer in rows} >= {0, 192} and sum(buffer.size for buffer in rows) == 192 + 80
+
+
+def padded_and_dense() -> Graph:
+    """Return a map that a padded convolution and a dense layer read: for one of them its rows have gaps."""
+    build = Builder(0, (5, 6, 4))
+    x = build.conv("input", 8, (1, 1))
+    return build.graph([build.conv(x, 3, (3, 3)), build.fully_connected(x, 5)], "gaps")
+
+
+def two_windows() -> Graph:
+    """Return a map whose second row of padding above is wanted before the first."""
+    build = Builder(0, (5, 4, 4))
+    x = build.conv("input", 4, (1, 1))
+    return build.graph([build.conv(x, 4, (3, 3)), build.conv(x, 4, (3, 3), dilation=(2, 2))], "windows")
+
+
+def skipping_windows() -> Graph:
+    """Return a map whose second row of padding above nobody reads, but the first and the third."""
+    build = Builder(0, (6, 4, 4))
+    x = build.conv("input", 4, (1, 1))
+    padded = build.pad(x, (3, 3, 0, 0))
+    return build.graph(build.conv(padded, 4, (1, 1), (2, 2), same=False), "skips")
+
+
+@pytest.mark.parametrize("core", ("cortex-m4", "cortex-m0", "cortex-m55"))
+@pytest.mark.parametrize("build", (padded_and_dense, two_windows, skipping_windows))
+def test_readers_that_want_different_padding(build: Callable[[], Graph], core: str, tmp_path: Path) -> None:
+    graph = build()
+    leg = compare_on_host(graph, planned(graph, core), tmp_path / "net")
+    assert leg.status == "equal", described(graph, leg)
 
 
 # --- planner ----------------------------------------------------------------------------------------------------------

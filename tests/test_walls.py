@@ -20,6 +20,7 @@ VALUES = {
         "errors",
         "fixed_point",
         "graph",
+        "movement",
         "oracle",
         "reductions",
         "resources",
