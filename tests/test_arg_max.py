@@ -1,8 +1,10 @@
 """ARG_MAX: an output of indices, from the file to C."""
 
+import copy
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from tests.models import Builder
 from tests.strategies import graphs_with_many_ends, random_input, small_graphs
 from tests.test_generate import ORIGIN, compare_on_host, described
 from tests.test_tflite import message
-from tests.writer import serialise
+from tests.writer import edited, serialise
 
 KINDS = ("arg_max", "pointwise", "residual", "dense", "reduce")
 
@@ -118,8 +120,19 @@ def test_indices_end_a_network() -> None:
     tensors = {**graph.tensors, "again_out": replace(graph.tensors[classes], name="again_out")}
     with pytest.raises(ModelError, match="reads 'argmax_1_out', which is int32"):
         check_graph(replace(graph, tensors=tensors, ops=(*graph.ops, more)))
-    data = serialise(replace(graph, outputs=(scores,)))
-    assert "its result is no output of the model: only the end of a model can be indices" in message(data)
+    assert [op.output for op in parse_model(serialise(replace(graph, outputs=(scores,))), "x.tflite").ops] == [scores]
+
+    def read_again(model: Any) -> None:
+        (subgraph,) = model.subgraphs
+        again = copy.deepcopy(subgraph.operators[-1])
+        again.inputs = [subgraph.outputs[0], *again.inputs[1:]]
+        subgraph.tensors.append(copy.deepcopy(subgraph.tensors[subgraph.outputs[0]]))
+        again.outputs = [len(subgraph.tensors) - 1]
+        subgraph.operators.append(again)
+
+    assert "ARG_MAX reads its result: only the end of a model can be indices" in message(
+        edited(serialise(graph), read_again)
+    )
 
 
 @needs_arm
