@@ -14,15 +14,18 @@ from mnet import oracle as arithmetic
 from mnet.graph import (
     Add,
     AveragePool2D,
+    Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
     Int8Array,
     Int32Array,
     MaxPool2D,
     Op,
     Pad,
+    Rearrange,
     Reduce,
     Reshape,
     Resize,
@@ -30,6 +33,7 @@ from mnet.graph import (
     Unary,
     inputs_of,
 )
+from mnet.movement import move
 from mnet.oracle import Oracle
 
 _BATCH = 16  # inputs computed together; more only costs memory
@@ -76,10 +80,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return elementwise.table(op, graph, oracle)[x.astype(np.int16) + 128]
         case Add():
             return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
-        case Pad():
-            return windows.padded(x, op.padding, graph.tensors[op.input].zero_point)
-        case Reshape():
-            return x.reshape(len(x), *graph.tensors[op.output].shape)
+        case Pad() | Concat() | Gather() | Reshape() | Rearrange():
+            return move(op, inputs)
         case Softmax():
             return reductions.softmax(x, reductions.softmax_arithmetic(op, graph))
         case _:

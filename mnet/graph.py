@@ -262,17 +262,60 @@ class Add:
 
 @dataclass(frozen=True)
 class Pad:
-    """Rows and columns of the zero_point around a tensor."""
+    """One value around a tensor: rows, columns, channels of it."""
 
     name: str
     input: str
     output: str
     padding: tuple[int, int, int, int]  # top, bottom, left, right
+    channels: tuple[int, int]  # before and after the tensor's own
+    value: int  # quantized
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
         top, bottom, left, right = self.padding
-        return (source[0] + top + bottom, source[1] + left + right, source[2])
+        return (source[0] + top + bottom, source[1] + left + right, source[2] + sum(self.channels))
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Tensors one behind the other along an axis; all else of their shapes is equal."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    axis: int  # of [height, width, channels]
+
+    def output_shape(self, *sources: Shape) -> Shape:
+        """Return the shape that the inputs make."""
+        others = {(*shape[: self.axis], 0, *shape[self.axis + 1 :]) for shape in sources}
+        if len(others) != 1:
+            return _NO_SHAPE
+        together = sum(shape[self.axis] for shape in sources)
+        height, width, channels = (together if axis == self.axis else size for axis, size in enumerate(sources[0]))
+        return height, width, channels
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Some rows, columns and channels by their numbers: slices of any step, parts, mirrored edges, repetitions."""
+
+    name: str
+    input: str
+    output: str
+    rows: tuple[int, ...]  # of the input, one for each row of the output
+    columns: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    @property
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """Return the numbers along each axis."""
+        return (self.rows, self.columns, self.channels)
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        inside = all(min(taken) >= 0 and max(taken) < size for taken, size in zip(self.numbers, source, strict=True))
+        return (len(self.rows), len(self.columns), len(self.channels)) if inside else _NO_SHAPE
 
 
 @dataclass(frozen=True)
@@ -290,6 +333,27 @@ class Reshape:
 
 
 @dataclass(frozen=True)
+class Rearrange:
+    """A transposition between two reshapes: TRANSPOSE, SPACE_TO_DEPTH, DEPTH_TO_SPACE, a shuffle of channels.
+
+    out = in.reshape(view).transpose(permutation).reshape(shape), as NumPy has it. `mnet.movement.rearrange` makes the
+    one of fewest axes.
+    """
+
+    name: str
+    input: str
+    output: str
+    view: tuple[int, ...]
+    permutation: tuple[int, ...]  # of the axes of the view
+    shape: Shape
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        fits = math.prod(self.shape) == math.prod(source) == math.prod(self.view)
+        return self.shape if fits and sorted(self.permutation) == list(range(len(self.view))) else _NO_SHAPE
+
+
+@dataclass(frozen=True)
 class Softmax:
     """Softmax over the channels of [1, 1, channels]."""
 
@@ -303,12 +367,13 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Resize | Reduce | Unary | Add | Pad | Reshape | Softmax
+Move = Pad | Concat | Gather | Reshape | Rearrange  # ops that move values and change none
+Op = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Resize | Reduce | Unary | Add | Softmax | Move
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
     """Return the names of the activations that `op` reads."""
-    return op.inputs if isinstance(op, Add) else (op.input,)
+    return op.inputs if isinstance(op, Add | Concat) else (op.input,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """What an operator of a .tflite file takes and makes, checked: activations, constants, weights, windows."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,17 @@ class Operands:
             tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype, copy=False)
         )
 
+    def integers(self, tensor: RawTensor, what: str) -> npt.NDArray[Any]:
+        """Return a constant of int32 or int64 in its shape, read-only."""
+        return self.constant(tensor, "int64" if tensor.type == "int64" else "int32", what)
+
+    def number(self, tensor: RawTensor, what: str) -> int:
+        """Return a constant of one integer."""
+        values = self.integers(tensor, what)
+        if values.size != 1:
+            raise self.fail(f"has {values.size} values for its {what}; the file is damaged.")
+        return int(values.reshape(-1)[0])
+
     def weights(self, tensor: RawTensor, rank: int, axis: int) -> tuple[Int8Array, npt.NDArray[np.float64]]:
         """Return int8 weights and one scale per channel of `axis`."""
         weights = self.constant(tensor, "int8", "weights")
@@ -218,12 +230,19 @@ class Operands:
             raise self.fail(f"has {channels} output channels but {bias.size} biases.")
         return bias.reshape(channels)
 
-    def output(self, operator: RawOperator) -> Tensor:
-        if len(operator.outputs) != 1:
+    def output(self, operator: RawOperator, position: int | None = None) -> Tensor:
+        """Return an output, or the only one."""
+        if position is None and len(operator.outputs) != 1:
             raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
-        tensor = self.raw(operator.outputs[0])
+        tensor = self.raw(operator.outputs[position or 0])
         self.activation(tensor)
         return self.tensors[tensor.index]
+
+    def makes(self, operator: RawOperator, shape: Sequence[int], position: int = 0) -> None:
+        """Refuse a file that gives an output another shape than the operator makes."""
+        found = self.raw(operator.outputs[position]).shape
+        if found != tuple(shape):
+            raise self.fail(f"makes {list(shape)}, but its output has shape {list(found)}; the file is damaged.")
 
     def input(self, operator: RawOperator, position: int = 0) -> Tensor:
         tensor = self.operand(operator, position)

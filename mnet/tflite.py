@@ -11,13 +11,29 @@ from pathlib import Path
 from mnet.advice import advice_on
 from mnet.edges import cut_edges, float_islands, maker_of, readers_of
 from mnet.errors import ModelError
-from mnet.flatbuffer import RawOperator, RawTensor, parse, read_bytes
+from mnet.flatbuffer import RawModel, RawOperator, RawTensor, parse, read_bytes
 from mnet.graph import Graph, Op, check_graph, inputs_of
 from mnet.layer_names import identifier, op_names, unique
 from mnet.operands import Operands
 from mnet.readers import READERS
 
-SHAPE_OPERATORS = ("SHAPE", "STRIDED_SLICE", "PACK")  # what computes the shape of a RESHAPE; the file has the result
+
+def _shape_operators(model: RawModel) -> frozenset[int]:
+    """Return the operators that only compute shapes: integers that do not reach an output of the model.
+
+    The file has the results, as the shapes of activations. An operator that needs such a number as data (PAD does, for
+    its amounts) refuses it, because it is not a constant.
+    """
+    wanted = set(model.outputs)
+    found = set()
+    for operator in reversed(model.operators):
+        known = all(0 <= index < len(model.tensors) for index in operator.outputs)
+        if known and operator.outputs and all(model.tensors[n].type in ("int32", "int64") for n in operator.outputs):
+            if wanted.isdisjoint(operator.outputs):
+                found.add(operator.index)
+            else:
+                wanted |= set(operator.inputs)
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,10 @@ class Obstacle:
 
 class _Importer(Operands):
     """Turns a RawModel into a Graph, one operator at a time."""
+
+    def __init__(self, model: RawModel, path: Path) -> None:
+        super().__init__(model, path)
+        self.shape_operators = _shape_operators(model)
 
     def run(self, name: str, model_hash: str) -> Graph:
         ops, obstacles = self.read()
@@ -119,11 +139,8 @@ class _Importer(Operands):
         )
 
     def computes_a_shape(self, operator: RawOperator) -> bool:
-        """Return whether `operator` only serves a RESHAPE: its result is known, the output's shape is in the file."""
-        return operator.kind in SHAPE_OPERATORS and all(
-            0 <= index < len(self.model.tensors) and self.model.tensors[index].type in ("int32", "int64")
-            for index in operator.outputs
-        )
+        """Return whether `operator` only serves shapes: its result is in the file, as the shape of an activation."""
+        return operator.index in self.shape_operators
 
     def _place(self, operator: RawOperator) -> str:
         name = f' "{self._made_by(operator)[:80]}"' if self._made_by(operator) else ""
