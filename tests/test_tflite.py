@@ -212,10 +212,10 @@ def test_models_of_other_types(kind: str, words: str) -> None:
 def test_an_unsupported_operator_is_named_with_its_place() -> None:
     def other(model: Any) -> None:
         code = model.operatorCodes[model.subgraphs[0].operators[1].opcodeIndex]
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.LSTM
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DENSIFY
 
     text = changed(tiny_mobilenet(), other)
-    assert text.startswith('net.tflite, operator 1 "depthwise_1_out" (LSTM): not supported.')
+    assert text.startswith('net.tflite, operator 1 "depthwise_1_out" (DENSIFY): not supported.')
 
 
 def test_an_unknown_operator_is_told_by_its_number() -> None:
