@@ -33,6 +33,7 @@ from mnet.graph import (
     Reduce,
     Reduction,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     check_graph,
@@ -93,6 +94,8 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
         case AveragePool2D() | MaxPool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
+        case Resize():
+            ends = [source.low, source.high]
         case Reduce():
             ends = _reduced(op, graph, oracle, source)
         case Unary():
@@ -226,6 +229,7 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
             DepthwiseConv2D()
             | AveragePool2D()
             | MaxPool2D()
+            | Resize()
             | Reduce()
             | Unary()
             | Add()

@@ -108,7 +108,10 @@ def _drop_moves(graph: Graph) -> Graph:
         (source,) = inputs_of(found)
         ops = tuple(_read_from(op, found.output, source) for op in graph.ops if op is not found)
         outputs = tuple(source if name == found.output else name for name in graph.outputs)
-        graph = replace(graph, ops=ops, outputs=outputs)
+        tensors = dict(graph.tensors)
+        if found.output in graph.outputs:
+            tensors[source] = replace(tensors[source], outside=tensors[found.output].outside)
+        graph = replace(graph, tensors=tensors, ops=ops, outputs=outputs)
     return graph
 
 

@@ -28,6 +28,7 @@ from mnet.graph import (
     Rearrange,
     Reduce,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     inputs_of,
@@ -71,6 +72,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return windows.average_pool_2d(op, x)
         case MaxPool2D():
             return windows.max_pool_2d(op, x)
+        case Resize():
+            return windows.resize(op, x)
         case Reduce():
             return reductions.reduce(op, graph, oracle, x)
         case Unary():

@@ -48,6 +48,9 @@ class Tensor:
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
+    outside: str = (
+        "int8"  # float32, uint8: of an input or output, what the file has beyond the QUANTIZE that was cut off
+    )
     live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 
@@ -165,6 +168,30 @@ class MaxPool2D:
 
 
 Pool2D = AveragePool2D | MaxPool2D
+
+
+class Sampling(Enum):
+    """How a Resize makes a pixel."""
+
+    NEAREST = "nearest"  # the pixel that lies nearest
+    BILINEAR = "bilinear"  # of four around, each weighted by how near it is
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The same picture in another number of rows and columns."""
+
+    name: str
+    input: str
+    output: str
+    sampling: Sampling
+    size: tuple[int, int]  # rows, columns of the output
+    align_corners: bool  # the centres of the pixels in the corners stay where they are
+    half_pixel_centers: bool  # centres of pixels lie at 0.5, 1.5, ... instead of 0, 1, ...
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*self.size, source[2])
 
 
 @dataclass(frozen=True)
@@ -341,7 +368,7 @@ class Softmax:
 
 
 Move = Pad | Concat | Gather | Reshape | Rearrange  # ops that move values and change none
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | MaxPool2D | Reduce | Unary | Add | Softmax | Move
+Op = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Resize | Reduce | Unary | Add | Softmax | Move
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

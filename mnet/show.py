@@ -30,6 +30,7 @@ from mnet.graph import (
     Rearrange,
     Reduce,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     inputs_of,
@@ -127,6 +128,10 @@ def _attributes(op: Op) -> str:
             return ", ".join(words)
         case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
+        case Resize():
+            words = [op.sampling.value]
+            words += ["align corners"] * op.align_corners + ["half pixel centers"] * op.half_pixel_centers
+            return ", ".join(words)
         case Pad():
             return f"padding {','.join(map(str, (*op.padding, *op.channels)))}, value {op.value}"
         case Concat():

@@ -30,6 +30,8 @@ from mnet.graph import (
     Reduce,
     Reduction,
     Reshape,
+    Resize,
+    Sampling,
     Softmax,
     Tensor,
     Unary,
@@ -279,6 +281,20 @@ class Builder:
         op = kind(name, source, f"{name}_out", kernel, stride, padding, chosen)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
+    def resize(
+        self,
+        source: str,
+        size: tuple[int, int],
+        sampling: Sampling = Sampling.NEAREST,
+        *,
+        align_corners: bool = False,
+        half_pixel_centers: bool = False,
+    ) -> str:
+        """Add a RESIZE_NEAREST_NEIGHBOR or a RESIZE_BILINEAR."""
+        tensor, name = self.tensors[source], self._name("resize")
+        op = Resize(name, source, f"{name}_out", sampling, size, align_corners, half_pixel_centers)
+        return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
+
     def reduce(
         self,
         source: str,
@@ -432,6 +448,17 @@ def tiny_residual(seed: int = 0, size: int = 8) -> Graph:
     x = build.average_pool(x, build.shape(x)[:2])
     x = build.reshape(x, (1, 1, 16))
     return build.graph(build.softmax(build.fully_connected(x, 4, per_channel=True)), "tiny_residual")
+
+
+def tiny_fusion(seed: int = 0, size: int = 8) -> Graph:
+    """Return a network of two inputs and three outputs: a sum that is read on, features in the middle, classes."""
+    build = Builder(seed, (size, size, 3), scale=1 / 128, zero_point=0)
+    other = build.input((size // 2, size // 2, 5), scale=1 / 64, zero_point=3)
+    x = build.conv("input", 8, (3, 3), (2, 2))
+    total = build.add(x, build.conv(other, 8, (3, 3), activation="none", zero_point=5))
+    features = build.conv(build.depthwise(total), 6, (3, 3))
+    classes = build.softmax(build.fully_connected(build.mean(features), 4))
+    return build.graph([classes, total, features], "tiny_fusion")
 
 
 def tiny_autoencoder(seed: int = 0, width: int = 24) -> Graph:

@@ -15,7 +15,17 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mnet", "codegen", "templates", "firmware", "tests")
 VALUES = {
     f"mnet.{name}"
-    for name in ("elementwise", "errors", "fixed_point", "graph", "movement", "oracle", "reductions", "resources")
+    for name in (
+        "elementwise",
+        "errors",
+        "fixed_point",
+        "graph",
+        "movement",
+        "oracle",
+        "reductions",
+        "resources",
+        "windows",
+    )
 }
 
 

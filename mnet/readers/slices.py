@@ -134,7 +134,7 @@ def _split(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     operands.input(operator, 1)
     tensor, count = operands.operand(operator, 1), len(operator.outputs)
     axis = operands.number(operands.operand(operator, 0), "axis")
-    if not -len(tensor.shape) <= axis < len(tensor.shape) or tensor.shape[axis] % count:
+    if not count or not -len(tensor.shape) <= axis < len(tensor.shape) or tensor.shape[axis] % count:
         raise operands.fail(f"splits {list(tensor.shape)} into {count} along axis {axis}; the file is damaged.")
     return _parts(operands, operator, name, tensor, axis, [tensor.shape[axis] // count] * count)
 
