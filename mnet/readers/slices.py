@@ -12,6 +12,7 @@ from mnet.graph import Gather, Op, Reshape, Tensor
 from mnet.operands import Operands
 from mnet.readers.movement import amounts_of
 from mnet.readers.reader import Reader
+from mnet.shape_values import values_of
 
 Numbers = Sequence[int]  # along one axis
 
@@ -204,12 +205,15 @@ def _reverse(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
 
 
 def _tile(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
-    """Read a TILE, one axis after the other; how often follows from the shapes, so that it may be computed there."""
-    tensor, source, target = operands.operand(operator, 0), operands.input(operator), operands.output(operator)
+    """Read a TILE, one axis after the other: what is repeated may lie between axes that are rows together."""
+    tensor, source = operands.operand(operator, 0), operands.input(operator)
+    counts = values_of(operands.model, operands.operand(operator, 1).index)
+    if counts is None or counts.shape != (len(tensor.shape),) or not 1 <= counts.min() <= counts.max() <= 1 << 20:
+        raise operands.fail(f"repeats {list(tensor.shape)} {counts} times: these must be known numbers of at least 1.")
+    sizes, made = list(tensor.shape), [int(count) * size for count, size in zip(counts, tensor.shape, strict=True)]
+    operands.makes(operator, made)
+    target = operands.output(operator)
     operands.same_quantization(source, target)
-    sizes, made = list(tensor.shape), operands.raw(operator.outputs[0]).shape
-    if len(made) != len(sizes) or any(after % before for before, after in zip(sizes, made, strict=True)):
-        raise operands.fail(f"repeats {sizes} to {list(made)}; the file is damaged.")
     ops: list[Op] = []
     current = source
     for axis, (size, after) in enumerate(zip(tensor.shape, made, strict=True)):
