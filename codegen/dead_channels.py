@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mnet import elementwise
 from mnet.graph import (
     Add,
+    ArgMax,
     AveragePool2D,
     Concat,
     Conv2D,
@@ -119,7 +120,7 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
             if not _keeps_channels(op, len(source.low)):
                 return Interval(*(np.full(op.shape[2], end) for end in (source.low.min(), source.high.max())))
             return source
-        case Softmax():
+        case ArgMax() | Softmax():
             return _everything(graph.tensors[op.output].shape[2])
         case _:
             assert_never(op)
@@ -208,6 +209,8 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
             live[op.input][:] |= read & ~_foldable(op, graph, known[op.input])
         case DepthwiseConv2D() if op.depth_multiplier > 1:
             live[op.output][:] = True
+            live[op.input][:] = True
+        case ArgMax():
             live[op.input][:] = True
         case Gather():
             live[op.input][np.array(op.channels)[live[op.output]]] = True

@@ -23,6 +23,7 @@ _TURNS, _PORT = 40, 8
 _COMPILED = {
     "accumulate": 96,
     "add": 96,
+    "arg_max": 64,
     "convolution": 256,
     "convolution_bytes": 432,
     "convolution_dsp": 280,

@@ -41,16 +41,15 @@ _NO_SHAPE = (-1, -1, -1)  # of inputs that do not fit together
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation: int8 [height, width, channels]."""
+    """An activation: int8 [height, width, channels], but for indices."""
 
     name: str  # of the tensor in the .tflite, made unique, so that every later message can point back to it
     shape: Shape
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
-    outside: str = (
-        "int8"  # float32, uint8: of an input or output, what the file has beyond the QUANTIZE that was cut off
-    )
+    type: str = "int8"  # or int32: indices without a scale, an output that nothing reads
+    outside: str = "int8"  # what an input or output is in the file, where that differs: float32, uint8, int64
     live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 
@@ -208,6 +207,19 @@ class Reduce:
         """Return the shape that the input and the attributes make."""
         height, width, channels = (1 if axis in self.axes else size for axis, size in enumerate(source))
         return (height, width, channels)
+
+
+@dataclass(frozen=True)
+class ArgMax:
+    """The index of the largest channel of each pixel, the first of equals, as int32; the end of a network."""
+
+    name: str
+    input: str
+    output: str
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (source[0], source[1], 1)
 
 
 class UnaryFunction(Enum):
@@ -368,7 +380,7 @@ class Softmax:
 
 
 Move = Pad | Concat | Gather | Reshape | Rearrange  # ops that move values and change none
-Op = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Resize | Reduce | Unary | Add | Softmax | Move
+Op = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Resize | Reduce | ArgMax | Unary | Add | Softmax | Move
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
@@ -436,6 +448,8 @@ def check_graph(graph: Graph) -> Graph:
         for name in inputs_of(op):
             if name not in made:
                 raise ModelError(f"{graph.name}, {op.name}: reads {name!r} before it is made")
+            if graph.tensors[name].type != "int8":
+                raise ModelError(f"{graph.name}, {op.name}: reads {name!r}, which is {graph.tensors[name].type}")
         if op.output in made:
             raise ModelError(f"{graph.name}, {op.name}: {op.output!r} is made twice")
         made.add(op.output)

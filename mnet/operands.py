@@ -238,6 +238,26 @@ class Operands:
         self.activation(tensor)
         return self.tensors[tensor.index]
 
+    def indices(self, operator: RawOperator, shape: Shape) -> Tensor:
+        """Return the output of an operator that makes int32 or int64 indices: it must be an output of the model.
+
+        Raises:
+            ModelError: it is of another type or number, or something reads it.
+        """
+        if len(operator.outputs) != 1:
+            raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
+        tensor = self.raw(operator.outputs[0])
+        if tensor.type not in ("int32", "int64") or math.prod(tensor.shape) != math.prod(shape):
+            raise self.fail(f"makes {tensor.type} {list(tensor.shape)} of {list(shape)}; the file is damaged.")
+        reader = next((other for other in self.model.operators if tensor.index in other.inputs), None)
+        if reader or tensor.index not in self.model.outputs:
+            whose = f"{reader.kind} reads its result" if reader else "its result is no output of the model"
+            raise self.fail(f"{whose}: only the end of a model can be indices.")
+        outside = "int64" if tensor.type == "int64" else "int8"
+        made = Tensor(self.names[tensor.index], shape, 1.0, 0, tensor.index, "int32", outside)
+        self.tensors[tensor.index] = made
+        return made
+
     def makes(self, operator: RawOperator, shape: Sequence[int], position: int = 0) -> None:
         """Refuse a file that gives an output another shape than the operator makes; one that is open gets this one."""
         tensor = self.raw(operator.outputs[position])

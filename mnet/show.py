@@ -17,6 +17,7 @@ from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
     AXES,
     Add,
+    ArgMax,
     AveragePool2D,
     Concat,
     Conv2D,
@@ -146,7 +147,7 @@ def _attributes(op: Op) -> str:
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
         case Unary():
             return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
-        case Add() | Reshape() | Softmax():
+        case ArgMax() | Add() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)

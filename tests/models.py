@@ -13,6 +13,7 @@ from mnet.elementwise import reason_to_refuse
 from mnet.fixed_point import Float64Array
 from mnet.graph import (
     Add,
+    ArgMax,
     AveragePool2D,
     Concat,
     Conv2D,
@@ -349,6 +350,12 @@ class Builder:
         assert chosen is not None
         op = Add(name, (first, second), f"{name}_out", chosen)
         return self._append(op, Tensor(op.output, sources[0].shape, scale, zero_point))
+
+    def arg_max(self, source: str) -> str:
+        """Add an ARG_MAX over channels; the end of a network."""
+        name = self._name("argmax")
+        op = ArgMax(name, source, f"{name}_out")
+        return self._append(op, Tensor(op.output, op.output_shape(self.shape(source)), 1.0, 0, type="int32"))
 
     def _moved(self, op: Move) -> str:
         """Add an op that keeps scale and zero_point."""

@@ -11,7 +11,7 @@ from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
 MOVES = ("pad", "pad_any", "concat", "gather", "gather_any", "transpose", "blocks", "reshape")
-# LiteRT's reference kernel of SUM is broken, so "sum" is for who asks for it.
+# LiteRT's reference kernel of SUM is broken, and indices are no int8: "sum" and "arg_max" are for who asks for them.
 KINDS = (
     "conv",
     "pointwise",
@@ -30,6 +30,8 @@ KINDS = (
     *MOVES,
 )
 _AXES = st.sampled_from(((0,), (1,), (2,), (0, 1), (0, 1), (0, 2), (1, 2), (0, 1, 2)))
+
+_ENDS = ("softmax", "arg_max")  # kinds that nothing follows
 
 _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
@@ -54,7 +56,7 @@ def small_graphs(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_ops: int 
             break
         x = _link(draw, build, x, kind)
         flat = flat or kind == "dense"
-        if kind == "softmax":
+        if kind in _ENDS:
             break
     if x == "input":
         x = build.reshape(x, build.shape(x))
@@ -83,7 +85,7 @@ def graphs_with_many_ends(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_
                 outputs.append(y)
                 continue
             x, flat = y, flat or kind == "dense"
-            if kind == "softmax":
+            if kind in _ENDS:
                 break
         if draw(st.booleans()):
             outputs.append(x)
@@ -101,7 +103,7 @@ def _begun(draw: st.DrawFn) -> Builder:
 
 def _kind(draw: st.DrawFn, build: Builder, x: str, kinds: Collection[str], flat: bool) -> str:
     """Draw what may follow tensor `x`; "" where nothing may. `flat`: a dense layer came before."""
-    possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax")]
+    possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax", "arg_max")]
     if build.shape(x)[2] >= 512:  # LiteRT stops the program where 512 classes are equal
         possible = [kind for kind in possible if kind != "softmax"]
     return draw(st.sampled_from(possible)) if possible else ""
@@ -236,6 +238,8 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 fill=draw(_FILLS),
                 dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
+        case "arg_max":
+            return build.arg_max(x)
         case "softmax":
             beta = draw(st.sampled_from((1.0, 1.0, 0.5, 7.0)))
             # The runtimes refuse a smaller product of beta and scale, and so does the importer.

@@ -11,6 +11,7 @@ import tflite as schema
 
 from mnet.graph import (
     Add,
+    ArgMax,
     AveragePool2D,
     Concat,
     Conv2D,
@@ -81,6 +82,8 @@ def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
         if isinstance(op, Unary | Add | Softmax):
             flat = len(shapes[inputs_of(op)[0]]) == 2
         shapes[op.output] = [1, shape[2]] if flat else [1, *shape]
+        if isinstance(op, ArgMax):
+            shapes[op.output] = shapes[op.input][:-1]
     return shapes
 
 
@@ -141,10 +144,14 @@ class _Writer:
     def activation(self, name: str) -> int:
         """Return the index of an activation, added when it is first asked for."""
         if name not in self.numbers:
-            known = self.graph.tensors[name]
-            self.numbers[name] = self.tensor(
-                name, schema.TensorType.INT8, self.shapes[name], None, [known.scale], known.zero_point
-            )
+            known, shape = self.graph.tensors[name], self.shapes[name]
+            if known.type == "int32":
+                kind = schema.TensorType.INT64 if known.outside == "int64" else schema.TensorType.INT32
+                self.numbers[name] = self.tensor(name, kind, shape)
+            else:
+                self.numbers[name] = self.tensor(
+                    name, schema.TensorType.INT8, shape, None, [known.scale], known.zero_point
+                )
         return self.numbers[name]
 
     def weights(
@@ -261,6 +268,12 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options = objects.ReshapeOptionsT()
             options.newShape = writer.shapes[op.output]
             return _Written("RESHAPE", options, (writer.integers(f"{op.name}_shape", writer.shapes[op.output]),))
+        case ArgMax():
+            options = objects.ArgMaxOptionsT()
+            wide = target.outside == "int64"
+            options.outputType = schema.TensorType.INT64 if wide else schema.TensorType.INT32
+            axis = len(writer.shapes[op.input]) - 1
+            return _Written("ARG_MAX", options, (writer.integers(f"{op.name}_axis", [axis]),))
         case Softmax():
             options = objects.SoftmaxOptionsT()
             options.beta = op.beta
