@@ -17,6 +17,8 @@ from mnet.flatbuffer import RawModel, RawOperator, RawTensor
 from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction, inputs_of
 from mnet.layer_names import unique
 
+# Outside of these no model has its scales, and what runtimes compute in float32 of two of them would leave its range.
+_SMALLEST_SCALE, _LARGEST_SCALE = 2.0**-60, 2.0**60
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
 
 
@@ -170,7 +172,7 @@ class Operands:
         if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
             raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; an int8 activation has one.')
         scale, zero_point = float(tensor.scales[0]), int(tensor.zero_points[0])
-        if not (math.isfinite(scale) and scale > 0 and -128 <= zero_point <= 127):
+        if not (_SMALLEST_SCALE <= scale <= _LARGEST_SCALE and -128 <= zero_point <= 127):
             raise self.fail(f'tensor "{name}" has scale {scale} and zero_point {zero_point}; the file is damaged.')
         return scale, zero_point
 
@@ -216,8 +218,8 @@ class Operands:
                 f'weights "{name}" have {len(scales)} scales along dimension {tensor.quantized_dimension}; '
                 f"one, or {channels} along dimension {axis}, are needed."
             )
-        if not (np.isfinite(scales).all() and (scales > 0).all()):
-            raise self.fail(f'weights "{name}" have a scale that is not positive; the file is damaged.')
+        if not ((scales >= _SMALLEST_SCALE) & (scales <= _LARGEST_SCALE)).all():
+            raise self.fail(f'weights "{name}" have a scale that is not positive, or extreme; the file is damaged.')
         if tensor.zero_points.any():
             raise self.fail(f'weights "{name}" have a zero_point other than 0: quantize the model again with int8.')
         return weights, _read_only(np.broadcast_to(scales, channels).copy())
