@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from mnet.elementwise import clamp_of
 from mnet.graph import (
-    Add,
     AveragePool2D,
+    Binary,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -30,9 +30,8 @@ def simplify(graph: Graph) -> Graph:
 
 
 def _read_from(op: Op, old: str, new: str) -> Op:
-    if isinstance(op, Add):
-        first, second = (new if name == old else name for name in op.inputs)
-        return replace(op, inputs=(first, second))
+    if isinstance(op, Binary):
+        return replace(op, inputs=tuple(new if name == old else name for name in op.inputs))
     return replace(op, input=new) if op.input == old else op
 
 
@@ -89,7 +88,7 @@ def _fold_clamps(graph: Graph) -> Graph:
     return graph
 
 
-_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Add  # ends with a clamp of its own
+_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Binary  # ends with a clamp of its own
 
 
 def _bounds(op: Unary, graph: Graph) -> tuple[int, int] | None:

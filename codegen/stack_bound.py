@@ -20,7 +20,7 @@ _PUBLIC, _LOOP, _LOOP_MVE = 24, 72, 96
 # the stack besides, block-wise depthwise ones a pointer for each row of the window.
 _COMPILED = {
     "accumulate": 96,
-    "add": 96,
+    "add": 120,
     "average_pool": 200,
     "convolution": 256,
     "convolution_bytes": 432,
@@ -37,11 +37,15 @@ _COMPILED = {
     "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
+    "extremum": 120,
     "lookup": 96,
+    "multiply": 120,
+    "prelu": 120,
     "reduce": 120,
     "reduced": 96,
     "row_sum": 56,
     "softmax": 136,
+    "squared_difference": 120,
 }
 _BLOCK = 160  # a block-wise depthwise convolution without NAME_PORTABLE: C on ARMv7-M, C that calls assembly on ARMv6-M
 _FILL = 40

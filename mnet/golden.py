@@ -10,11 +10,11 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from mnet import elementwise, reductions
+from mnet import elementwise, pairs, reductions
 from mnet import oracle as arithmetic
 from mnet.graph import (
-    Add,
     AveragePool2D,
+    Binary,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -110,8 +110,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return reductions.reduce(op, graph, oracle, x)
         case Unary():
             return elementwise.table(op, graph, oracle)[x.astype(np.int16) + 128]
-        case Add():
-            return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
+        case Binary():
+            return pairs.compute(op, graph, oracle, inputs)
         case Pad():
             return _padded(x, op.padding, graph.tensors[op.input].zero_point)
         case Reshape():

@@ -15,8 +15,8 @@ from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
     AXES,
-    Add,
     AveragePool2D,
+    Binary,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -129,7 +129,9 @@ def _attributes(op: Op) -> str:
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
         case Unary():
             return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
-        case Add() | Reshape() | Softmax():
+        case Binary():
+            return op.function.value + (f", constant {_by(op.constant.values.shape)}" if op.constant else "")
+        case Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)
