@@ -64,7 +64,8 @@ def short_form(how: Requantizer, low: Int64Array, high: Int64Array) -> ShortRequ
     limit = np.minimum(limit, np.maximum(high + offset, 0))
     upper, lower = multiplier >> shift, multiplier & ((1 << shift) - 1)
     inner = limit * lower + addend
-    within = (low + offset >= -(1 << 31)) & (high + offset < 1 << 31) & (limit < 1 << 31)
+    # limit < 0: x = 0 is above `most` already, and x = -1 below `least`
+    within = (low + offset >= -(1 << 31)) & (high + offset < 1 << 31) & (limit >= 0) & (limit < 1 << 31)
     fits = within & (inner < PRODUCT_LIMIT) & (limit * upper + (inner >> shift) < PRODUCT_LIMIT)
     # A constant channel has accumulator 0 and shows its value.
     value = (how.delta * multiplier >> (32 + shift)) - least
