@@ -276,7 +276,7 @@ def binary_view(call: Call) -> BinaryView:
     constant = sources[0] if op.constant is None else _operand(op.constant)
     first, second = (_broadcast(operand, target) for operand in op.operands(sources, constant))
     return BinaryView(
-        function=op.function.value,
+        function="ADD or SUB" if form.name == "factors" else op.function.value,  # these share functions
         first=first,
         second=second,
         target=target,
@@ -318,7 +318,7 @@ _OF_STEPS = {"fast": (6, 18), "shifts": (7, 20), "double": (24, 64), "single": (
 
 def binary_cost(view: BinaryView) -> Cost:
     """Return what one call takes, roughly: measured on what gcc 12 makes."""
-    cycles, code = _OF_A_VALUE[view.form]
+    cycles, code = map(float, _OF_A_VALUE[view.form])
     if view.whole is not None:
         more, longer = _OF_STEPS[view.whole.form]
         cycles, code = cycles + more, code + longer
@@ -332,7 +332,7 @@ def binary_cost(view: BinaryView) -> Cost:
     if any(value == 0 for value, _ in view.runs.steps):
         cycles -= 1  # one operand is loaded once
     runs = view.runs
-    between = (14 if runs.groups > 1 else 4) if runs.count > 1 else 0
+    between = (14 if runs.groups > 1 else 2) if runs.count > 1 else 0
     unrolled = _GROUP * (runs.groups > 0) + runs.rest
     return Cost(
         round(10 + runs.count * (cycles * runs.values + between)),
