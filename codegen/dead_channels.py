@@ -25,11 +25,13 @@ from mnet.graph import (
     FullyConnected,
     Graph,
     Int8Array,
+    MaxPool2D,
     Op,
     Pad,
     Reduce,
     Reduction,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     check_graph,
@@ -89,8 +91,10 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             how = requantization(op, graph, oracle)
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
+        case Resize():
+            ends = [source.low, source.high]
         case Reduce():
             ends = _reduced(op, graph, oracle, source)
         case Unary():
@@ -204,7 +208,7 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
             live[op.input][:] = True
         case Reduce() if CHANNELS in op.axes:
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | Reduce() | Pad() | Unary():
+        case DepthwiseConv2D() | AveragePool2D() | MaxPool2D() | Resize() | Reduce() | Pad() | Unary():
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]

@@ -60,6 +60,11 @@ class Port:
         return self.bytes // self.tensor.shape[0]
 
     @property
+    def conversion(self) -> str:
+        """Return how the caller converts where the file's own input or output has another type; see `conversion`."""
+        return conversion(self.tensor, self.name.startswith("input"))
+
+    @property
     def first(self) -> int:
         """Return the elements of the buffer before the first value: padding that readers of an output want."""
         storage = self.storage
@@ -84,6 +89,21 @@ def _outputs(plan: Plan) -> list[Port]:
         assert not storage.layout.planar, tensor
         ports.append(Port(name, name[6:], graph.tensors[tensor], storage, plan.buffer(tensor).offset, 0))
     return ports
+
+
+def conversion(tensor: Tensor, is_input: bool) -> str:
+    """Return how a caller converts an input or output that has another type in the file, or "" where it is int8.
+
+    >>> conversion(Tensor("x", (1, 1, 3), 0.5, 0, outside="uint8"), True)
+    'quantized = byte - 128'
+    """
+    if tensor.outside == "uint8":
+        return "quantized = byte - 128" if is_input else "byte = quantized + 128"
+    if tensor.outside == "float32":
+        if is_input:
+            return "quantized = round(real / scale) + zero_point, within -128 to 127"
+        return "real = scale * (quantized - zero_point)"
+    return ""
 
 
 def _bad(name: str, ports: Sequence[Port]) -> str:

@@ -11,7 +11,6 @@ from codegen.call import Call
 from codegen.layout import Storage
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
 from mnet.graph import (
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -198,33 +197,6 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
         words += head
         words += int8_words(weights[:, :, channel].reshape(-1))
     return tuple(words)
-
-
-@dataclass(frozen=True)
-class PoolView:
-    """Average of windows over a tensor that is stored whole."""
-
-    source: Access
-    target: Access
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]  # top, left
-    low: int
-    high: int
-
-
-def pool_view(call: Call) -> PoolView:
-    """Return the view of an AveragePool2D with windows."""
-    op = call.op
-    assert isinstance(op, AveragePool2D)
-    return PoolView(
-        access(call.inputs[0]),
-        access(call.output),
-        op.kernel,
-        op.stride,
-        (op.padding[0], op.padding[2]),
-        *op.activation,
-    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from mnet.elementwise import clamp_of
 from mnet.graph import (
-    AveragePool2D,
     Binary,
     Conv2D,
     DepthwiseConv2D,
@@ -15,6 +14,7 @@ from mnet.graph import (
     Graph,
     Op,
     Pad,
+    Pool2D,
     Reshape,
     Unary,
     check_graph,
@@ -61,7 +61,11 @@ def _drop_reshapes(graph: Graph) -> Graph:
     ) is not None:
         ops = tuple(_read_from(op, reshape.output, reshape.input) for op in graph.ops if op is not reshape)
         outputs = tuple(reshape.input if name == reshape.output else name for name in graph.outputs)
-        graph = replace(graph, ops=ops, outputs=outputs)
+        tensors = dict(graph.tensors)
+        if reshape.output in graph.outputs:
+            outside = tensors[reshape.output].outside
+            tensors[reshape.input] = replace(tensors[reshape.input], outside=outside)
+        graph = replace(graph, tensors=tensors, ops=ops, outputs=outputs)
     return graph
 
 
@@ -88,7 +92,7 @@ def _fold_clamps(graph: Graph) -> Graph:
     return graph
 
 
-_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Binary  # ends with a clamp of its own
+_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Binary  # ends with a clamp of its own
 
 
 def _bounds(op: Unary, graph: Graph) -> tuple[int, int] | None:

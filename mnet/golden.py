@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 import numpy as np
-import numpy.typing as npt
 
-from mnet import elementwise, pairs, reductions
+from mnet import elementwise, pairs, reductions, windows
 from mnet import oracle as arithmetic
 from mnet.graph import (
     AveragePool2D,
@@ -21,47 +20,19 @@ from mnet.graph import (
     Graph,
     Int8Array,
     Int32Array,
+    MaxPool2D,
     Op,
     Pad,
     Reduce,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     inputs_of,
-    output_size,
 )
 from mnet.oracle import Oracle
 
 _BATCH = 16  # inputs computed together; more only costs memory
-
-
-def _padded(x: npt.NDArray[Any], padding: tuple[int, int, int, int], value: int) -> npt.NDArray[Any]:
-    top, bottom, left, right = padding
-    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
-
-
-def _windows(op: Conv2D | DepthwiseConv2D | AveragePool2D, x: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Return what each tap of the window sees of x [n, h, w, c], zeros outside: [n, *output size, c] per tap."""
-    match op:
-        case Conv2D():
-            kernel, dilation = op.weights.shape[1:3], op.dilation
-        case DepthwiseConv2D():
-            kernel, dilation = op.weights.shape[:2], op.dilation
-        case AveragePool2D():
-            kernel, dilation = op.kernel, (1, 1)
-    top, bottom, left, right = op.padding
-    height = output_size(x.shape[1], kernel[0], op.stride[0], dilation[0], top, bottom)
-    width = output_size(x.shape[2], kernel[1], op.stride[1], dilation[1], left, right)
-    x = _padded(x, op.padding, 0)
-    return [
-        x[
-            :,
-            row * dilation[0] : row * dilation[0] + (height - 1) * op.stride[0] + 1 : op.stride[0],
-            column * dilation[1] : column * dilation[1] + (width - 1) * op.stride[1] + 1 : op.stride[1],
-        ]
-        for row in range(kernel[0])
-        for column in range(kernel[1])
-    ]
 
 
 def accumulate(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, x: Int8Array) -> Int32Array:
@@ -75,27 +46,16 @@ def accumulate(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, x: I
             products = offset.reshape(len(x), 1, 1, -1).astype(exact) @ op.weights.T.astype(exact)
             sums = products.astype(np.int32) + op.bias
         case Conv2D():
-            windows = np.concatenate(_windows(op, offset.astype(exact)), axis=3)
-            products = windows @ op.weights.reshape(len(op.bias), -1).T.astype(exact)
+            seen = np.concatenate(windows.windows(op, offset.astype(exact)), axis=3)
+            products = seen @ op.weights.reshape(len(op.bias), -1).T.astype(exact)
             sums = products.astype(np.int32) + op.bias
         case DepthwiseConv2D():
             offset = np.repeat(offset, op.depth_multiplier, axis=3)
             taps = op.weights.reshape(-1, len(op.bias)).astype(np.int32)
-            sums = sum((window * tap for window, tap in zip(_windows(op, offset), taps, strict=True)), op.bias)
+            sums = sum((window * tap for window, tap in zip(windows.windows(op, offset), taps, strict=True)), op.bias)
         case _:
             assert_never(op)
     return sums
-
-
-def average_pool_2d(op: AveragePool2D, x: Int8Array) -> Int8Array:
-    """Return the mean of each window, halves away from zero; padding does not count.
-
-    Source: TensorFlow Lite, kernels/internal/reference/integer_ops/pooling.h, AveragePool.
-    """
-    sums = sum(_windows(op, x.astype(np.int32)))
-    counts = sum(_windows(op, np.ones((1, *x.shape[1:3], 1), np.int32)))
-    means = np.sign(sums) * ((np.abs(sums) + counts // 2) // counts)
-    return np.asarray(np.clip(means, *op.activation), np.int8)
 
 
 def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...]) -> Int8Array:
@@ -105,7 +65,11 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             return arithmetic.requantize(accumulate(op, graph, x), arithmetic.requantization(op, graph, oracle))
         case AveragePool2D():
-            return average_pool_2d(op, x)
+            return windows.average_pool_2d(op, x)
+        case MaxPool2D():
+            return windows.max_pool_2d(op, x)
+        case Resize():
+            return windows.resize(op, x)
         case Reduce():
             return reductions.reduce(op, graph, oracle, x)
         case Unary():
@@ -113,7 +77,7 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
         case Binary():
             return pairs.compute(op, graph, oracle, inputs)
         case Pad():
-            return _padded(x, op.padding, graph.tensors[op.input].zero_point)
+            return windows.padded(x, op.padding, graph.tensors[op.input].zero_point)
         case Reshape():
             return x.reshape(len(x), *graph.tensors[op.output].shape)
         case Softmax():

@@ -28,7 +28,7 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, before: int,
 
 
 def _windows(
-    op: "Conv2D | DepthwiseConv2D | AveragePool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
+    op: "Conv2D | DepthwiseConv2D | Pool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:
     top, bottom, left, right = op.padding
     return (
@@ -50,8 +50,18 @@ class Tensor:
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
+    outside: str = (
+        "int8"  # float32, uint8: of an input or output, what the file has beyond the QUANTIZE that was cut off
+    )
     live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
+
+
+class Dense(Enum):
+    """How many scales the weights of a FULLY_CONNECTED have: runtimes take another road for each."""
+
+    PER_TENSOR = "one scale"
+    PER_CHANNEL = "scale per output"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +78,7 @@ class Conv2D:
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]  # pixels: top, bottom, left, right; SAME and VALID are resolved on import
     activation: tuple[int, int]  # smallest and largest int8 that the output may hold
+    dense: Dense | None = None  # a FULLY_CONNECTED of every pixel: it rounds as that does
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
@@ -107,7 +118,7 @@ class FullyConnected:
     weights: Int8Array  # [channels_out, channels_in], read-only
     bias: Int32Array  # [channels_out], read-only
     weight_scales: Float64Array  # [channels_out]; all equal where the file has one scale
-    per_channel: bool  # whether the file has one scale per output (runtimes take another road then)
+    dense: Dense
     activation: tuple[int, int]
 
     def output_shape(self, source: Shape) -> Shape:
@@ -139,6 +150,50 @@ class Reduction(Enum):
     SUM = "sum"
     MAX = "max"  # MAX and MIN keep scale and zero_point
     MIN = "min"
+
+
+@dataclass(frozen=True)
+class MaxPool2D:
+    """Largest value of each window; padding does not count."""
+
+    name: str
+    input: str
+    output: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    activation: tuple[int, int]
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*_windows(self, source, self.kernel, (1, 1)), source[2])
+
+
+Pool2D = AveragePool2D | MaxPool2D
+
+
+class Sampling(Enum):
+    """How a Resize makes a pixel."""
+
+    NEAREST = "nearest"  # the pixel that lies nearest
+    BILINEAR = "bilinear"  # of four around, each weighted by how near it is
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The same picture in another number of rows and columns."""
+
+    name: str
+    input: str
+    output: str
+    sampling: Sampling
+    size: tuple[int, int]  # rows, columns of the output
+    align_corners: bool  # the centres of the pixels in the corners stay where they are
+    half_pixel_centers: bool  # centres of pixels lie at 0.5, 1.5, ... instead of 0, 1, ...
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*self.size, source[2])
 
 
 @dataclass(frozen=True)
@@ -287,7 +342,7 @@ class Softmax:
         return source
 
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Reduce | Unary | Binary | Pad | Reshape | Softmax
+Op = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Resize | Reduce | Unary | Binary | Pad | Reshape | Softmax
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mnet.edges import from_quantized
 from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Graph, Int8Array
 
@@ -57,7 +58,8 @@ def run_litert(
     }
     for number in range(count):
         for name, detail in zip(graph.inputs, details, strict=True):
-            interpreter.set_tensor(detail["index"], inputs[name][number].reshape(detail["shape"]))
+            given = from_quantized(graph.tensors[name], inputs[name][number])
+            interpreter.set_tensor(detail["index"], given.reshape(detail["shape"]))
         interpreter.invoke()
         for name, values in tensors.items():
             tensor = graph.tensors[name]

@@ -22,6 +22,7 @@ from mnet.fixed_point import (
 )
 from mnet.graph import (
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
@@ -182,13 +183,13 @@ def requantization(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, 
     source, target = graph.tensors[op.input], graph.tensors[op.output]
     products = source.scale * op.weight_scales
     match op:
-        case Conv2D():
+        case Conv2D(dense=None):
             rounding = oracle.convolution
         case DepthwiseConv2D():
             rounding = oracle.depthwise
-        case FullyConnected() if op.per_channel:
+        case Conv2D() | FullyConnected() if op.dense is Dense.PER_CHANNEL:
             rounding = oracle.fully_connected_per_channel
-        case FullyConnected():
+        case Conv2D() | FullyConnected():
             rounding = oracle.fully_connected
             if oracle.fully_connected_scale is ScaleProduct.FLOAT32:
                 products = products.astype(np.float32).astype(np.float64)

@@ -12,6 +12,7 @@ from mnet.graph import (
     Binary,
     BinaryFunction,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Op,
@@ -52,18 +53,19 @@ def rounding_of(op: Op, runtime: str) -> str:
         return ""
     if isinstance(op, Binary) and op.function is not BinaryFunction.ADD:
         return ""
-    return _WORDS.get(runtime, {}).get(type(op), "")
+    kind = FullyConnected if isinstance(op, Conv2D) and op.dense else type(op)
+    return _WORDS.get(runtime, {}).get(kind, "")
 
 
 def _of_oracle(op: Op, oracle: Oracle) -> str:
     match op:
-        case Conv2D():
+        case Conv2D(dense=None):
             return oracle.convolution.value
         case DepthwiseConv2D():
             return oracle.depthwise.value
-        case FullyConnected() if op.per_channel:
+        case Conv2D() | FullyConnected() if op.dense is Dense.PER_CHANNEL:
             return oracle.fully_connected_per_channel.value
-        case FullyConnected():
+        case Conv2D() | FullyConnected():
             in_float = oracle.fully_connected_scale is ScaleProduct.FLOAT32
             return oracle.fully_connected.value + (", the scales multiplied as float32" if in_float else "")
         case Unary():

@@ -21,10 +21,12 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
+    MaxPool2D,
     Op,
     Pad,
     Reduce,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     inputs_of,
@@ -118,13 +120,18 @@ def _attributes(op: Op) -> str:
             words += [f"stride {_by(op.stride)}"] * (op.stride != (1, 1))
             words += [f"dilation {_by(op.dilation)}"] * (op.dilation != (1, 1))
             words += [f"padding {','.join(map(str, op.padding))}"] * any(op.padding)
+            words += [f"dense, {op.dense.value}"] if isinstance(op, Conv2D) and op.dense else []
             return ", ".join(words)
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
+        case Resize():
+            words = [op.sampling.value]
+            words += ["align corners"] * op.align_corners + ["half pixel centers"] * op.half_pixel_centers
+            return ", ".join(words)
         case Pad():
             return f"padding {','.join(map(str, op.padding))}"
         case FullyConnected():
-            return "scale per output" if op.per_channel else "one scale"
+            return op.dense.value
         case Reduce():
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
         case Unary():

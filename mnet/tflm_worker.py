@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 
 def run(
-    model: bytes, inputs: Sequence[npt.NDArray[np.int8]], tensors: list[int], arena_bytes: int
+    model: bytes, inputs: Sequence[npt.NDArray[Any]], tensors: list[int], arena_bytes: int
 ) -> dict[str, npt.NDArray[np.int8]]:
     """Return what TFLM leaves in the `tensors` of a model for some runs of it.
 
     Args:
         model: a .tflite file.
-        inputs: of the model, in order: int8 [n, ...], for n runs, of as many bytes as the model's.
+        inputs: of the model, in order: [n, ...], for n runs, of the type of the model's and as many values.
         tensors: numbers of tensors in the file, all of them int8.
         arena_bytes: of TFLM; every tensor needs a place of its own.
 

@@ -17,15 +17,20 @@ from mnet.graph import (
     BinaryFunction,
     Constant,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
     Int8Array,
+    MaxPool2D,
     Op,
     Pad,
+    Pool2D,
     Reduce,
     Reduction,
     Reshape,
+    Resize,
+    Sampling,
     Softmax,
     Tensor,
     Unary,
@@ -205,12 +210,35 @@ class Builder:
     ) -> str:
         """Add a FULLY_CONNECTED."""
         weights, scales = self._weights((channels, math.prod(self.shape(source))), 0, 0.0)
-        per_channel = per_channel and channels > 1
-        if not per_channel:
+        dense = Dense.PER_CHANNEL if per_channel and channels > 1 else Dense.PER_TENSOR
+        if dense is Dense.PER_TENSOR:
             scales = _frozen(np.full(channels, scales[0]))
         name, bias = self._name("dense"), np.zeros(channels, np.int32)
-        op = FullyConnected(name, source, f"{name}_out", weights, bias, scales, per_channel, (-128, 127))
+        op = FullyConnected(name, source, f"{name}_out", weights, bias, scales, dense, (-128, 127))
         return self._finish(op, (1, 1, channels), activation, zero_point, fill)
+
+    def dense_of_pixels(
+        self,
+        source: str,
+        channels: int,
+        *,
+        per_channel: bool = False,
+        activation: str = "none",
+        zero_point: int = 0,
+        fill: float = 1.0,
+        dead: float = 0.0,
+    ) -> str:
+        """Add a FULLY_CONNECTED of each of two pixels or more."""
+        height, width, taken = self.shape(source)
+        assert height * width > 1  # of one pixel it is a FullyConnected
+        weights, scales = self._weights((channels, 1, 1, taken), 0, dead)
+        dense = Dense.PER_CHANNEL if per_channel and channels > 1 else Dense.PER_TENSOR
+        if dense is Dense.PER_TENSOR:
+            scales = _frozen(np.full(channels, scales[0]))
+        name, bias = self._name("dense"), np.zeros(channels, np.int32)
+        window = (1, 1), (1, 1), (0, 0, 0, 0)
+        op = Conv2D(name, source, f"{name}_out", weights, bias, scales, *window, (-128, 127), dense)
+        return self._finish(op, (height, width, channels), activation, zero_point, fill)
 
     def average_pool(
         self,
@@ -222,11 +250,48 @@ class Builder:
         activation: str = "none",
     ) -> str:
         """Add an AVERAGE_POOL_2D."""
+        return self._pool(AveragePool2D, source, kernel, stride, same, activation)
+
+    def max_pool(
+        self,
+        source: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        *,
+        same: bool = False,
+        activation: str = "none",
+    ) -> str:
+        """Add a MAX_POOL_2D."""
+        return self._pool(MaxPool2D, source, kernel, stride, same, activation)
+
+    def _pool(
+        self,
+        kind: type[Pool2D],
+        source: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        same: bool,
+        activation: str,
+    ) -> str:
         tensor, name = self.tensors[source], self._name("pool")
         padding, size = geometry(tensor.shape[:2], kernel, stride, (1, 1), same)
         chosen = activation_range(ACTIVATIONS[activation], tensor.scale, tensor.zero_point)
         assert chosen is not None
-        op = AveragePool2D(name, source, f"{name}_out", kernel, stride, padding, chosen)
+        op = kind(name, source, f"{name}_out", kernel, stride, padding, chosen)
+        return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
+
+    def resize(
+        self,
+        source: str,
+        size: tuple[int, int],
+        sampling: Sampling = Sampling.NEAREST,
+        *,
+        align_corners: bool = False,
+        half_pixel_centers: bool = False,
+    ) -> str:
+        """Add a RESIZE_NEAREST_NEIGHBOR or a RESIZE_BILINEAR."""
+        tensor, name = self.tensors[source], self._name("resize")
+        op = Resize(name, source, f"{name}_out", sampling, size, align_corners, half_pixel_centers)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
     def reduce(
@@ -393,6 +458,17 @@ def tiny_residual(seed: int = 0, size: int = 8) -> Graph:
     x = build.average_pool(x, build.shape(x)[:2])
     x = build.reshape(x, (1, 1, 16))
     return build.graph(build.softmax(build.fully_connected(x, 4, per_channel=True)), "tiny_residual")
+
+
+def tiny_fusion(seed: int = 0, size: int = 8) -> Graph:
+    """Return a network of two inputs and three outputs: a sum that is read on, features in the middle, classes."""
+    build = Builder(seed, (size, size, 3), scale=1 / 128, zero_point=0)
+    other = build.input((size // 2, size // 2, 5), scale=1 / 64, zero_point=3)
+    x = build.conv("input", 8, (3, 3), (2, 2))
+    total = build.add(x, build.conv(other, 8, (3, 3), activation="none", zero_point=5))
+    features = build.conv(build.depthwise(total), 6, (3, 3))
+    classes = build.softmax(build.fully_connected(build.mean(features), 4))
+    return build.graph([classes, total, features], "tiny_fusion")
 
 
 def tiny_autoencoder(seed: int = 0, width: int = 24) -> Graph:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import BinaryFunction, Constant, Graph, Int8Array, Reduction, UnaryFunction
+from mnet.graph import BinaryFunction, Constant, Graph, Int8Array, Reduction, Sampling, UnaryFunction
 from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
@@ -16,7 +16,10 @@ KINDS = (
     "pointwise",
     "depthwise",
     "average_pool",
+    "max_pool",
     "mean",
+    "nearest",
+    "bilinear",
     "reduce",
     "pad",
     "residual",
@@ -24,6 +27,7 @@ KINDS = (
     "binary",
     "reshape",
     "dense",
+    "dense of pixels",
     "softmax",
 )
 _AXES = st.sampled_from(((0,), (1,), (2,), (0, 1), (0, 1), (0, 2), (1, 2), (0, 1, 2)))
@@ -43,24 +47,77 @@ def small_graphs(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_ops: int 
     Sizes are odd and even, down to 1 pixel and 1 channel; strides 1 to 3, also wider than the kernel; SAME and VALID;
     dilations; depth multipliers; zero_points at both ends; outputs that saturate; dead channels.
     """
-    shape = (draw(_SIZES), draw(_SIZES), draw(_CHANNELS))
-    scale = draw(st.sampled_from((1 / 128, 1 / 255, 0.1, 3.7)))
-    build = Builder(draw(st.integers(0, 2**32 - 1)), shape, scale=scale, zero_point=draw(_ZERO_POINTS))
+    build = _begun(draw)
     x, flat = "input", False
     for _ in range(draw(st.integers(1, most_ops))):
-        possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax")]
-        if build.shape(x)[2] >= 512:  # LiteRT stops the program where 512 classes are equal
-            possible = [kind for kind in possible if kind != "softmax"]
-        if not possible:
+        kind = _kind(draw, build, x, kinds, flat)
+        if not kind:
             break
-        kind = draw(st.sampled_from(possible))
         x = _link(draw, build, x, kind)
         flat = flat or kind == "dense"
         if kind == "softmax":
             break
     if x == "input":
-        x = build.reshape(x, shape)
+        x = build.reshape(x, build.shape(x))
     return build.graph(x, "drawn")
+
+
+@st.composite
+def graphs_with_many_ends(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_ops: int = 6) -> Graph:
+    """Draw networks of one to four inputs and outputs.
+
+    A further input joins by ADD, through a layer of its own or not. Outputs are made early, in the middle of the chain
+    or at its end, and are read by others or not; branches of a layer end in an output. Outputs come in any order.
+    """
+    build = _begun(draw)
+    x, flat, outputs = "input", False, list[str]()
+    for _ in range(draw(st.integers(1, most_ops))):
+        what = draw(st.sampled_from(("link", "link", "join", "branch")))
+        if what == "join" and not flat and len(build.inputs) < 4:
+            x = _joined(draw, build, x)
+        else:
+            kind = _kind(draw, build, x, kinds, flat)
+            if not kind:
+                break
+            y = _link(draw, build, x, kind)
+            if what == "branch":
+                outputs.append(y)
+                continue
+            x, flat = y, flat or kind == "dense"
+            if kind == "softmax":
+                break
+        if draw(st.booleans()):
+            outputs.append(x)
+    if x not in outputs:
+        outputs.append(x if x != "input" else build.reshape(x, build.shape(x)))
+    outputs = outputs[-4:]
+    return build.graph(draw(st.permutations(outputs)), "drawn")
+
+
+def _begun(draw: st.DrawFn) -> Builder:
+    shape = (draw(_SIZES), draw(_SIZES), draw(_CHANNELS))
+    scale = draw(st.sampled_from((1 / 128, 1 / 255, 0.1, 3.7)))
+    return Builder(draw(st.integers(0, 2**32 - 1)), shape, scale=scale, zero_point=draw(_ZERO_POINTS))
+
+
+def _kind(draw: st.DrawFn, build: Builder, x: str, kinds: Collection[str], flat: bool) -> str:
+    """Draw what may follow tensor `x`; "" where nothing may. `flat`: a dense layer came before."""
+    possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax")]
+    if build.shape(x)[2] >= 512:  # LiteRT stops the program where 512 classes are equal
+        possible = [kind for kind in possible if kind != "softmax"]
+    return draw(st.sampled_from(possible)) if possible else ""
+
+
+def _joined(draw: st.DrawFn, build: Builder, x: str) -> str:
+    """Add another input, of the size of `x`, to `x`."""
+    height, width, channels = build.shape(x)
+    own_layer = draw(st.booleans())
+    shape = (height, width, draw(_CHANNELS) if own_layer else channels)
+    y = build.input(shape, scale=draw(st.sampled_from((1 / 128, 0.1))), zero_point=draw(_ZERO_POINTS))
+    if own_layer:
+        y = _same_size(draw, build, y, channels)
+    first, second = (x, y) if draw(st.booleans()) else (y, x)
+    return build.add(first, second, activation=draw(_ACTIVATIONS), zero_point=draw(_ZERO_POINTS), fill=draw(_FILLS))
 
 
 def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
@@ -80,13 +137,24 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 fill=draw(_FILLS),
                 dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
-        case "average_pool":
-            kernel = (draw(st.integers(1, min(height, 4))), draw(st.integers(1, min(width, 4))))
-            if draw(st.booleans()):
+        case "average_pool" | "max_pool":
+            same = draw(st.booleans())
+            most = (5, 5) if same else (min(height, 5), min(width, 5))
+            kernel = (draw(st.integers(1, most[0])), draw(st.integers(1, most[1])))
+            if draw(st.integers(0, 3)) == 0:
                 kernel = (height, width)
             stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
             activation = draw(st.sampled_from(("none", "none", "relu")))
-            return build.average_pool(x, kernel, stride, same=draw(st.booleans()), activation=activation)
+            pool = build.max_pool if kind == "max_pool" else build.average_pool
+            return pool(x, kernel, stride, same=same, activation=activation)
+        case "nearest" | "bilinear":
+            sampling = Sampling.NEAREST if kind == "nearest" else Sampling.BILINEAR
+            factor = draw(st.sampled_from((1, 2, 2, 3)))
+            size = (min(height * factor, 24), min(width * factor, 24))
+            if draw(st.booleans()):
+                size = (draw(st.integers(1, 12)), draw(st.integers(1, 12)))
+            aligned, half = draw(st.sampled_from(((False, False), (False, True), (False, True), (True, False))))
+            return build.resize(x, size, sampling, align_corners=aligned, half_pixel_centers=half)
         case "mean":
             return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
         case "reduce":
@@ -139,6 +207,18 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 activation=draw(_ACTIVATIONS),
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
+            )
+        case "dense of pixels":
+            if height * width == 1:
+                return build.reshape(x, (1, 1, channels))
+            return build.dense_of_pixels(
+                x,
+                draw(_CHANNELS),
+                per_channel=draw(st.booleans()),
+                activation=draw(_ACTIVATIONS),
+                zero_point=draw(_ZERO_POINTS),
+                fill=draw(_FILLS),
+                dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
         case "softmax":
             beta = draw(st.sampled_from((1.0, 1.0, 0.5, 7.0)))

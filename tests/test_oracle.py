@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mnet import golden
-from mnet.graph import Binary, FullyConnected, Graph, Softmax, Tensor
+from mnet.graph import Binary, Dense, FullyConnected, Graph, Softmax, Tensor
 from mnet.litert_runtime import run_litert
 from mnet.oracle import (
     LITERT,
@@ -27,9 +27,8 @@ from tests.writer import serialise
 def dense(scale: float, per_channel: bool) -> Graph:
     """Return a dense layer whose accumulators are multiples of its input and whose effective scale is `scale`."""
     weights = np.array([[1], [2], [3], [5], [-1], [-7], [100]], np.int8)
-    op = FullyConnected(
-        "dense", "input", "out", weights, np.zeros(7, np.int32), np.full(7, scale), per_channel, (-128, 127)
-    )
+    kind = Dense.PER_CHANNEL if per_channel else Dense.PER_TENSOR
+    op = FullyConnected("dense", "input", "out", weights, np.zeros(7, np.int32), np.full(7, scale), kind, (-128, 127))
     tensors = {"input": Tensor("input", (1, 1, 1), 1.0, 0), "out": Tensor("out", (1, 1, 7), 1.0, 0)}
     return Graph("dense", tensors, (op,), ("input",), ("out",), "0" * 16)
 

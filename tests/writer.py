@@ -13,16 +13,21 @@ from mnet.graph import (
     Binary,
     BinaryFunction,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
     Int8Array,
     Int32Array,
+    MaxPool2D,
     Op,
     Pad,
+    Pool2D,
     Reduce,
     Reduction,
     Reshape,
+    Resize,
+    Sampling,
     Softmax,
     Tensor,
     Unary,
@@ -48,7 +53,7 @@ def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
 
 
 def _padding(
-    op: Conv2D | DepthwiseConv2D | AveragePool2D,
+    op: Conv2D | DepthwiseConv2D | Pool2D,
     source: Tensor,
     kernel: tuple[int, ...],
     stride: tuple[int, int],
@@ -143,7 +148,7 @@ class _Writer:
     ) -> tuple[int, int]:
         """Add weights and bias; return their indices."""
         scales = op.weight_scales
-        if isinstance(op, FullyConnected) and not op.per_channel:
+        if not isinstance(op, DepthwiseConv2D) and op.dense is Dense.PER_TENSOR:
             scales = scales[:1]
         bias_scales = self.graph.tensors[op.input].scale * scales
         int8, int32 = schema.TensorType.INT8, schema.TensorType.INT32
@@ -192,6 +197,11 @@ def _written(writer: _Writer, op: Op) -> _Written:
     source, target = graph.tensors[inputs_of(op)[0]], graph.tensors[op.output]
     options: Any
     match op:
+        case Conv2D(dense=Dense()):
+            options = objects.FullyConnectedOptionsT()
+            options.keepNumDims = True
+            options.fusedActivationFunction = _fused(op, target, op.activation)
+            return _Written("FULLY_CONNECTED", options, writer.weights(op, op.weights[:, 0, 0], 0))
         case Conv2D():
             options = objects.Conv2DOptionsT()
             _set_window(options, op, source, op.weights.shape[1:3], op.dilation)
@@ -207,12 +217,18 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options = objects.FullyConnectedOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
             return _Written("FULLY_CONNECTED", options, writer.weights(op, op.weights, 0))
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             options = objects.Pool2DOptionsT()
             _set_window(options, op, source, op.kernel)
             options.filterHeight, options.filterWidth = op.kernel
             options.fusedActivationFunction = _fused(op, target, op.activation)
-            return _Written("AVERAGE_POOL_2D", options)
+            return _Written("MAX_POOL_2D" if isinstance(op, MaxPool2D) else "AVERAGE_POOL_2D", options)
+        case Resize():
+            kind = "ResizeBilinear" if op.sampling is Sampling.BILINEAR else "ResizeNearestNeighbor"
+            options = getattr(objects, f"{kind}OptionsT")()
+            options.alignCorners, options.halfPixelCenters = op.align_corners, op.half_pixel_centers
+            written = {"ResizeBilinear": "RESIZE_BILINEAR", "ResizeNearestNeighbor": "RESIZE_NEAREST_NEIGHBOR"}[kind]
+            return _Written(written, options, (writer.integers(f"{op.name}_size", op.size),))
         case Reduce():
             options = objects.ReducerOptionsT()
             options.keepDims = True
@@ -269,7 +285,7 @@ def _binary(writer: _Writer, op: Binary) -> _Written:
 
 def _set_window(
     options: Any,
-    op: Conv2D | DepthwiseConv2D | AveragePool2D,
+    op: Conv2D | DepthwiseConv2D | Pool2D,
     source: Tensor,
     kernel: tuple[int, ...],
     dilation: tuple[int, int] | None = None,
@@ -309,3 +325,41 @@ def edited(data: bytes, change: Callable[[Any], None]) -> bytes:
     model = objects.ModelT.InitFromPackedBuf(data, 0)
     change(model)
     return _packed(model)
+
+
+def with_edges(data: bytes, inputs: str = "int8", outputs: str = "int8") -> bytes:
+    """Return a .tflite file whose inputs or outputs are float32 or uint8, by operators as a converter adds them."""
+    from ai_edge_litert import schema_py_generated as objects
+
+    def change(model: Any) -> None:
+        (subgraph,) = model.subgraphs
+        subgraph.inputs = [_edge(objects, model, index, inputs, True) for index in subgraph.inputs]
+        subgraph.outputs = [_edge(objects, model, index, outputs, False) for index in subgraph.outputs]
+
+    return edited(data, change)
+
+
+def _edge(objects: Any, model: Any, inner: int, kind: str, is_input: bool) -> int:
+    """Add an operator between an int8 tensor and one of another type; return the index of the latter."""
+    (subgraph,) = model.subgraphs
+    known = subgraph.tensors[inner]
+    if kind == "int8":
+        return int(inner)
+    outer = objects.TensorT()
+    outer.name, outer.shape = known.name + b"_outside", known.shape
+    outer.type = {"float32": schema.TensorType.FLOAT32, "uint8": schema.TensorType.UINT8}[kind]
+    if kind == "uint8":
+        outer.quantization = objects.QuantizationParametersT()
+        outer.quantization.scale = known.quantization.scale
+        outer.quantization.zeroPoint = np.array(known.quantization.zeroPoint) + 128
+    subgraph.tensors.append(outer)
+    name = "QUANTIZE" if is_input or kind == "uint8" else "DEQUANTIZE"
+    code, operator = objects.OperatorCodeT(), objects.OperatorT()
+    code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
+    code.version = 2
+    model.operatorCodes.append(code)
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    ends = [len(subgraph.tensors) - 1, inner]
+    operator.inputs, operator.outputs = (ends[:1], ends[1:]) if is_input else (ends[1:], ends[:1])
+    subgraph.operators.insert(0 if is_input else len(subgraph.operators), operator)
+    return len(subgraph.tensors) - 1
