@@ -16,7 +16,6 @@ from mnet.graph import (
     FullyConnected,
     Int8Array,
     Int32Array,
-    Pad,
 )
 
 
@@ -197,29 +196,6 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
         words += head
         words += int8_words(weights[:, :, channel].reshape(-1))
     return tuple(words)
-
-
-@dataclass(frozen=True)
-class CopyView:
-    """The same values under another shape, or inside a frame of the zero_point."""
-
-    source: Access
-    target: Access
-    padding: tuple[int, int]  # top, left
-    padding_value: int  # quantized
-    reshape: bool
-
-
-def copy_view(call: Call) -> CopyView:
-    """Return the view of a Pad or Reshape."""
-    padding = (call.op.padding[0], call.op.padding[2]) if isinstance(call.op, Pad) else (0, 0)
-    return CopyView(
-        access(call.inputs[0]),
-        access(call.output),
-        padding,
-        call.output.tensor.zero_point,
-        not isinstance(call.op, Pad),
-    )
 
 
 def no_constants(call: Call, view: object, phase: int) -> tuple[int, ...]:

@@ -38,7 +38,6 @@ ADVICE: Mapping[str, str] = {
     "FLOOR": _FLOAT,
     "FLOOR_DIV": _FLOAT,
     "FLOOR_MOD": _FLOAT,
-    "GATHER": _INDICES,
     "GATHER_ND": _INDICES,
     "GREATER": _CHOICE,
     "GREATER_EQUAL": _CHOICE,

@@ -11,13 +11,29 @@ from pathlib import Path
 from mnet.advice import advice_on
 from mnet.edges import cut_edges, float_islands, maker_of, readers_of
 from mnet.errors import ModelError
-from mnet.flatbuffer import RawOperator, RawTensor, parse, read_bytes
+from mnet.flatbuffer import RawModel, RawOperator, RawTensor, parse, read_bytes
 from mnet.graph import Graph, Op, check_graph, inputs_of
 from mnet.layer_names import identifier, op_names, unique
 from mnet.operands import Operands
 from mnet.readers import READERS
 
-SHAPE_OPERATORS = ("SHAPE", "STRIDED_SLICE", "PACK")  # what computes the shape of a RESHAPE; the file has the result
+
+def _shape_operators(model: RawModel) -> frozenset[int]:
+    """Return the operators that only compute shapes: integers that do not reach an output of the model.
+
+    The file has the results, as the shapes of activations. An operator that needs such a number as data (PAD does, for
+    its amounts) refuses it, because it is not a constant.
+    """
+    wanted = set(model.outputs)
+    found = set()
+    for operator in reversed(model.operators):
+        known = all(0 <= index < len(model.tensors) for index in operator.outputs)
+        if known and operator.outputs and all(model.tensors[n].type in ("int32", "int64") for n in operator.outputs):
+            if wanted.isdisjoint(operator.outputs):
+                found.add(operator.index)
+            else:
+                wanted |= set(operator.inputs)
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,10 @@ class Obstacle:
 
 class _Importer(Operands):
     """Turns a RawModel into a Graph, one operator at a time."""
+
+    def __init__(self, model: RawModel, path: Path) -> None:
+        super().__init__(model, path)
+        self.shape_operators = _shape_operators(model)
 
     def run(self, name: str, model_hash: str) -> Graph:
         ops, obstacles = self.read()
@@ -89,12 +109,16 @@ class _Importer(Operands):
         if not indices:
             raise self.fail(f"has no {end}; the file is damaged.")
         for tensor in (self.raw(index) for index in indices):
-            if tensor.type != "int8":
+            maker = maker_of(self.model, tensor.index) if end == "output" else None
+            makes_indices = maker is not None and maker.kind == "ARG_MAX"
+            if tensor.type != "int8" and not makes_indices:
                 raise self.fail(self._about_end(tensor, end))
             if indices.count(tensor.index) > 1:
                 raise self.fail(f"lists its {end} {tensor.name!r} twice: convert the model with each {end} once.")
             if end == "output" and tensor.index in self.model.inputs:
                 raise self.fail(f"its output {tensor.name!r} is an input, which no operator makes: leave it out.")
+            if makes_indices:  # its reader notes it
+                continue
             self.activation(tensor)
             if tensor.index in self.outside:
                 known = self.tensors[tensor.index]
@@ -119,11 +143,8 @@ class _Importer(Operands):
         )
 
     def computes_a_shape(self, operator: RawOperator) -> bool:
-        """Return whether `operator` only serves a RESHAPE: its result is known, the output's shape is in the file."""
-        return operator.kind in SHAPE_OPERATORS and all(
-            0 <= index < len(self.model.tensors) and self.model.tensors[index].type in ("int32", "int64")
-            for index in operator.outputs
-        )
+        """Return whether `operator` only serves shapes: its result is in the file, as the shape of an activation."""
+        return operator.index in self.shape_operators
 
     def _place(self, operator: RawOperator) -> str:
         name = f' "{self._made_by(operator)[:80]}"' if self._made_by(operator) else ""

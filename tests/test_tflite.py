@@ -214,10 +214,10 @@ def test_models_of_other_types(kind: str, words: str) -> None:
 def test_an_unsupported_operator_is_named_with_its_place() -> None:
     def other(model: Any) -> None:
         code = model.operatorCodes[model.subgraphs[0].operators[1].opcodeIndex]
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.LSTM
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DENSIFY
 
     text = changed(tiny_mobilenet(), other)
-    assert text.startswith('net.tflite, operator 1 "depthwise_1_out" (LSTM): not supported.')
+    assert text.startswith('net.tflite, operator 1 "depthwise_1_out" (DENSIFY): not supported.')
 
 
 def test_an_unknown_operator_is_told_by_its_number() -> None:
@@ -338,7 +338,7 @@ def test_bilinear_resizes_that_runtimes_cannot_do_are_told() -> None:
     assert "read beyond the input" in changed(replace(graph, ops=(far,)), lambda model: None)
 
 
-def test_only_rows_and_columns_are_padded_and_averaged() -> None:
+def test_the_batch_is_not_padded_and_rows_and_columns_are_averaged() -> None:
     def set_constant(name: str, values: list[Any]) -> Callable[[Any], None]:
         def change(model: Any) -> None:
             tensor = next(t for t in model.subgraphs[0].tensors if t.name == name.encode())
@@ -350,8 +350,8 @@ def test_only_rows_and_columns_are_padded_and_averaged() -> None:
     build = Builder(0, (5, 5, 2))
     graph = build.graph(build.mean(build.pad("input", (1, 1, 1, 1))))
     pads, axes = "pad_0_pads", "mean_1_axes"
-    assert "only rows and columns" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
-    assert "only rows and columns" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
+    assert "makes [1, 7, 7, 3]" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
+    assert "batch must stay 1" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
     assert "damaged" in changed(graph, set_constant(pads, [[0, 0], [-1, 3], [1, 1], [0, 0]]))
     assert "the file is damaged" in changed(graph, set_constant(axes, [1, 3]))
     assert "works along axis 4" in changed(graph, set_constant(axes, [1, 4]))

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mnet", "codegen", "templates", "firmware", "tests")
-_VALUES = "elementwise errors fixed_point graph oracle pairs reductions resources windows"
+_VALUES = "elementwise errors fixed_point graph movement oracle pairs reductions resources windows"
 VALUES = {f"mnet.{name}" for name in _VALUES.split()}
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from mnet.commands.console import Column, print_json, print_table
 from mnet.readers import READERS
-from mnet.tflite import SHAPE_OPERATORS, list_operators
+from mnet.tflite import list_operators
 
 
 def ops(model: Path | None, json_file: str | None) -> None:
     """Print the operators of `model`, or with None those that mnet reads."""
     if model is None:
         extents = {kind: reader.extent for kind, reader in READERS.items()}
-        extents |= {kind: "where it only serves a RESHAPE" for kind in SHAPE_OPERATORS if kind not in extents}
+        extents |= {"any other": "where it only computes shapes, as integers"}
         if json_file:
             print_json(extents, json_file)
         else:
