@@ -44,6 +44,7 @@ _COMPILED = {
     "rearrange": 96,
     "pool": 240,
     "lookup": 96,
+    "l2_normalization": 120,
     "multiply": 120,
     "prelu": 120,
     "reduce": 120,

@@ -25,6 +25,7 @@ from mnet.graph import (
     FullyConnected,
     Gather,
     Graph,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
@@ -149,7 +150,7 @@ def _attributes(op: Op) -> str:
             return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
         case Binary():
             return op.function.value + (f", constant {_by(op.constant.values.shape)}" if op.constant else "")
-        case ArgMax() | Reshape() | Softmax():
+        case ArgMax() | L2Normalization() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)

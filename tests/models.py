@@ -25,6 +25,7 @@ from mnet.graph import (
     Gather,
     Graph,
     Int8Array,
+    L2Normalization,
     MaxPool2D,
     Move,
     Op,
@@ -403,6 +404,12 @@ class Builder:
                 return np.asarray((first - second) ** 2)
             case BinaryFunction.PRELU:
                 return np.where(first >= 0, first, first * second)
+
+    def l2_normalization(self, source: str) -> str:
+        """Add an L2_NORMALIZATION."""
+        name = self._name("l2")
+        op = L2Normalization(name, source, f"{name}_out")
+        return self._append(op, Tensor(op.output, self.shape(source), 1 / 128, 0))
 
     def arg_max(self, source: str) -> str:
         """Add an ARG_MAX over channels; the end of a network."""
