@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.call import Call
-from codegen.forms import Form, form_of, live_of, may_lie_apart
+from codegen.forms import Form, form_of, is_one_buffer, live_of, may_lie_apart
 from codegen.layout import Storage, align4
+from codegen.lifetimes import Holding, problem_of
 from codegen.memory import Box
+from codegen.minimax import Problem
 from codegen.schedule import Step, Work, pull_order, row_lives
 from codegen.selection import Stage
 from mnet.graph import Graph
@@ -135,6 +137,21 @@ class Arranger:
         if self.input_mode == "arena":
             live += _live_boxes(self._image(steps), len(steps))
         return int(live.max())
+
+    def problem(self, picked: Mapping[str, Storage]) -> Problem:
+        """Return the search for the order of fewest live bytes with these storages.
+
+        Of a ring only the rows count that are live: a bound, where the others are exact.
+        """
+        holdings = {}
+        for name, storage in picked.items():
+            output = name == self.graph.output
+            together = is_one_buffer(storage, self.near[name], output)
+            size = storage.buffer_bytes if together else storage.buffer_bytes // storage.slots
+            holdings[name] = Holding(storage.slot_bytes if storage.apart else size, together, output)
+        image = self._image(tuple(Step(0, row) for row in range(self.works[0].calls)))
+        at_first = [(box.size, (0, box.death)) for box in image] if self.input_mode == "arena" else []
+        return problem_of(self.works, self.ends, holdings, at_first)
 
     def search(self, picked: Mapping[str, Storage]) -> tuple[Step, ...]:
         """Return the order of fewest live bytes with these storages: climb from all streamed and all gathered.
