@@ -37,6 +37,15 @@ class Certificate:
     value_is_reached: bool  # the same of `value_bound_bytes`
 
     @property
+    def verdict(self) -> str:
+        """Return in words what is known of the plan's order."""
+        if self.live_bytes == self.bound_bytes:
+            return "its order is proven optimal for whole rows"
+        if self.is_reached:
+            return f"an order without padding rows has no more, this one has {self.live_bytes:,} B"
+        return f"the best order lies between that and the {self.live_bytes:,} B of this one"
+
+    @property
     def percent(self) -> float:
         """Return how much the arena exceeds the bound of its layouts."""
         return 100 * (self.arena_bytes / self.bound_bytes - 1)
@@ -83,20 +92,26 @@ def problem_of_plan(plan: Plan, row_bytes: RowBytes) -> Problem:
         plan: its ops are read, not its schedule or addresses.
         row_bytes: of one row of a tensor. At a byte for each value an image in the arena needs no copy of its rows.
     """
-    source = plan.storage[plan.graph.input]
-    works = [Work((), plan.graph.input, source.height, (), 0, 1), *(_work(op) for op in plan.ops)]
-    copied = plan.input_mode == "arena" and row_bytes is not value_row_bytes
+    graph, storages = plan.graph, plan.storage
+    works = [Work((), name, storages[name].height, (), 0, 1) for name in graph.inputs]
+    works += [_work(op) for op in plan.ops]
+    in_arena = plan.input_mode == "arena"
+    copied = in_arena and row_bytes is not value_row_bytes
     holdings = {
         name: Holding(
             row_bytes(storage),
             together=storage.layout is SUMS32,
-            stays=name == plan.graph.output,
-            given=name == plan.graph.input and plan.input_mode == "arena" and not copied,
+            stays=name in graph.outputs,
+            given=name in graph.inputs and in_arena and not copied,
         )
-        for name, storage in plan.storage.items()
+        for name, storage in storages.items()
     }
-    image: list[tuple[int, CallOf]] = [(value_row_bytes(source), (0, row)) for row in range(source.height)]
-    ends = {name: storage.height for name, storage in plan.storage.items()}
+    image: list[tuple[int, CallOf]] = [
+        (value_row_bytes(storages[name]), (op, row))
+        for op, name in enumerate(graph.inputs)
+        for row in range(storages[name].height)
+    ]
+    ends = {name: storage.height for name, storage in storages.items()}
     return problem_of(works, ends, holdings, image if copied else ())
 
 

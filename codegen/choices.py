@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from codegen.call import Call, Cost
 from codegen.forms import Form
-from codegen.kernels import Kernel
+from codegen.kernel import Kernel
 from codegen.selection import Stage, alternatives, call_of
 from codegen.tables import phases_of
 from codegen.targets import Target
@@ -62,7 +62,7 @@ class Catalogue:
             copies = 1 if kernel.one_copy else len(set(phases_of(kernel, call, stage.calls)))
             words = len(kernel.pack(call, view, 0))
             function = self._functions.setdefault((kernel.family, view), len(self._functions))
-            pointers = max(kernel.pointers(call), len(stage.inputs))
+            pointers = kernel.pointers_of_all(call)
             cycles = (cost.cycles + POINTER_CYCLES * (pointers - 1)) * stage.calls
             yield Candidate(kernel, function, cycles, cost.code_bytes, 4 * words * copies, kernel.stack(call, view))
 
@@ -86,7 +86,7 @@ def takes(kernel: Kernel, call: Call) -> bool:
         return False
     if call.output.layout.name not in kernel.writes or not kernel.makes(call):
         return False
-    single = kernel.consumes_rows or len(call.inputs) > 1
+    single = kernel.consumes_rows or kernel.rows_read or len(call.inputs) > 1
     if call.inputs[0].apart and not single:
         first, last = kernel.window(call, 0, 0)
         return kernel.pointers(call) == last - first + 1

@@ -1,8 +1,9 @@
 """Drop what no input can change, exactly: channels that always hold one value, and channels that nobody reads.
 
 Forward, interval analysis: the smallest and the largest value of each channel follow from those of the channels before,
-because every op is monotone in its accumulator. Where the two meet the channel is constant. Padding reads as the
-zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer holds at the borders, too.
+because every op is monotone in its accumulator, or has a table of 256 results. Where the two meet the channel is
+constant. Padding reads as the zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer
+holds at the borders, too.
 Backward, liveness: a channel is needed where a needed channel reads it with a nonzero weight and cannot fold it into
 its bias. A constant folds where every tap sees it: there is no padding, or it is the zero_point.
 """
@@ -14,6 +15,7 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from mnet import elementwise
 from mnet.graph import (
     Add,
     AveragePool2D,
@@ -21,18 +23,24 @@ from mnet.graph import (
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
+    Int8Array,
+    MaxPool2D,
     Op,
     Pad,
+    Reduce,
+    Reduction,
     Reshape,
     Softmax,
+    Unary,
     check_graph,
     inputs_of,
 )
-from mnet.oracle import Oracle, add, add_arithmetic, mean, mean_arithmetic, requantization, requantize
+from mnet.oracle import Oracle, add, add_arithmetic, requantization, requantize
+from mnet.reductions import from_sums, sum_arithmetic
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+CHANNELS = 2  # the axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +88,12 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             how = requantization(op, graph, oracle)
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
-        case Mean():
-            mean_how = mean_arithmetic(op, graph, oracle)
-            ends = [mean(mean_how.count * end, mean_how).astype(np.int64) for end in (source.low, source.high)]
+        case Reduce():
+            ends = _reduced(op, graph, oracle, source)
+        case Unary():
+            ends = list(_image(elementwise.table(op, graph, oracle), source))
         case Add():
             how_add = add_arithmetic(op, graph, oracle)
             pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
@@ -99,9 +108,32 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
     return Interval(*ends)
 
 
+def _image(table: Int8Array, source: Interval) -> tuple[Int64Array, Int64Array]:
+    """Return the least and the greatest of the results [256] of what each channel can hold."""
+    images = [table[low + 128 : high + 129] for low, high in zip(source.low, source.high, strict=True)]
+    return np.array([image.min() for image in images], np.int64), np.array([image.max() for image in images], np.int64)
+
+
+def _reduced(op: Reduce, graph: Graph, oracle: Oracle, source: Interval) -> list[Int64Array]:
+    """Return the smallest and the largest value of each output channel of a Reduce."""
+    ends, over_channels = [source.low, source.high], CHANNELS in op.axes
+    match op.function:
+        case Reduction.MEAN | Reduction.SUM:
+            how = sum_arithmetic(op, graph, oracle)
+            values = [end.sum(keepdims=True) if over_channels else end for end in ends]
+            times = how.count // len(source.low) if over_channels else how.count
+            return [from_sums(times * value, how).astype(np.int64) for value in values]
+        case Reduction.MAX:
+            return [end.max(keepdims=True) for end in ends] if over_channels else ends
+        case Reduction.MIN:
+            return [end.min(keepdims=True) for end in ends] if over_channels else ends
+        case _:
+            assert_never(op.function)
+
+
 def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
     """Return the values that each channel of each tensor can take, for any int8 input."""
-    found = {graph.input: _everything(graph.tensors[graph.input].shape[2])}
+    found = {name: _everything(graph.tensors[name].shape[2]) for name in graph.inputs}
     for op in graph.ops:
         found[op.output] = _output_interval(op, graph, oracle, tuple(found[name] for name in inputs_of(op)))
     return found
@@ -127,8 +159,8 @@ def live_channels(graph: Graph, oracle: Oracle) -> dict[str, BoolArray]:
     """
     known = intervals(graph, oracle)
     live = {name: np.zeros(graph.tensors[name].shape[2], bool) for name in known}
-    live[graph.input][:] = True
-    live[graph.output][:] = True
+    for name in (*graph.inputs, *graph.outputs):
+        live[name][:] = True
     changed = True
     while changed:
         before = {name: int(channels.sum()) for name, channels in live.items()}
@@ -151,7 +183,9 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
         case DepthwiseConv2D() if op.depth_multiplier > 1:
             live[op.output][:] = True
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | Mean() | Pad() | Add():
+        case Reduce() if CHANNELS in op.axes:
+            live[op.input][:] = True
+        case DepthwiseConv2D() | AveragePool2D() | MaxPool2D() | Reduce() | Pad() | Unary() | Add():
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]

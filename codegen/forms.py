@@ -5,7 +5,7 @@ own and its bytes are free as soon as it is dead: least RAM, but a kernel needs 
 beside a row has to be set for each anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -80,7 +80,7 @@ def form_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int,
         stages: all; those that make and read the tensor matter.
         lives: of its rows.
         steps: how many there are.
-        output: whether it is the network's, which stays to the end.
+        output: whether it is one of the network's, which stay to the end.
     """
     name = storage.tensor.name
     real = range(storage.top, storage.top + storage.height)
@@ -193,10 +193,10 @@ def is_one_buffer(storage: Storage, stages: Sequence[Stage], output: bool) -> bo
     return whole_rows or any(stage.reads_whole for stage in stages if name in stage.inputs)
 
 
-def may_lie_apart(storage: Storage, stages: Sequence[Stage], output: str) -> bool:
+def may_lie_apart(storage: Storage, stages: Sequence[Stage], outputs: Collection[str]) -> bool:
     """Return whether each row of a tensor may have an address of its own, if its readers take a pointer for each."""
     name = storage.tensor.name
-    if name == output or storage.layout is SUMS32 or storage.virtual_rows == 1:
+    if name in outputs or storage.layout is SUMS32 or storage.virtual_rows == 1:
         return False
     if storage.filled_beside and not _sides_are_runs(storage):
         return False

@@ -6,10 +6,8 @@ planner then chooses among the rows that need the same, its variants, and among 
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from codegen import (
     convolution,
@@ -22,99 +20,34 @@ from codegen import (
     depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
+    elementwise,
     packed,
     plain,
-    row_sum,
+    pooling,
+    reduction,
 )
-from codegen.call import Call, Cost
+from codegen.call import Call
 from codegen.convolution_cost import convolution_cost, fpu_cost
 from codegen.depthwise_cost import depthwise_cost
 from codegen.depthwise_cost import shared_cost as depthwise_shared_cost
-from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
-from codegen.simplify import is_global
+from codegen.kernel import ANY, NO_PADDING, Kernel, Needs, only, padding_of, wide, wide_rows, wide_whole
+from codegen.layout import PLANAR16, WIDE8, WIDE16
 from codegen.targets import Target
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
     Op,
     Pad,
     Reshape,
-    Softmax,
     inputs_of,
 )
-
-Padding = tuple[int, int, int, int]  # top, bottom, left, right
-NO_PADDING: Padding = (0, 0, 0, 0)
-
-
-def wide(target: Target) -> Layout:
-    """Return the interleaved layout of a target: int8 for vectors, 16 bits where SMLAD reads pairs, bytes elsewhere."""
-    if target.mve:
-        return BYTES8
-    return WIDE16 if target.dsp else WIDE8
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a kernel asks of the storage of its inputs."""
-
-    layout: Layout
-    padding: Padding = NO_PADDING  # that must be present in memory
-    slack_bytes: int = 0
-    whole: bool = False  # reads the whole tensor in one call
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One row of the table."""
-
-    family: str
-    template: str  # of templates/kernels
-    accepts: Callable[[Op, Graph, Target], str | None]  # None, or why not
-    reads: frozenset[str]  # names of layouts
-    writes: frozenset[str]
-    needs: Callable[[Op, Graph, Target], Needs]
-    view: Callable[[Call], Any]
-    pack: Callable[[Call, Any, int], tuple[int, ...]]
-    only_whole: bool = False  # makes all rows in one call
-    consumes_rows: bool = False  # one call per input row; the output is complete after the last
-    ring_of_window: bool = False  # one pointer: the input is a ring of exactly the window's height, or stored whole
-    pointers: Callable[[Call], int] = lambda call: 1  # row pointers for each input
-    can_be_whole: Callable[[Op, Graph], bool] = lambda op, graph: False  # can make all rows in one call
-    makes: Callable[[Call], bool] = lambda call: True  # with these rows a call
-    cost: Callable[[Call, Any], Cost] | None = None  # None: plain C, the last resort
-    stack: Callable[[Call, Any], int] = lambda call, view: 40  # bytes that a call takes
-    one_copy: bool = False  # of the constants, for all phases of a ring: phase p begins at word p
-
-    def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
-        """Return the first and last row of input `which` that call `number` reads; rows outside are padding."""
-        op, source = call.op, call.inputs[which]
-        if self.consumes_rows:
-            return number, number
-        first_out, last_out = number * call.rows, number * call.rows + call.rows - 1
-        match op:
-            case Conv2D() | DepthwiseConv2D():
-                height = op.weights.shape[1] if isinstance(op, Conv2D) else op.weights.shape[0]
-                first = first_out * op.stride[0] - op.padding[0]
-                last = last_out * op.stride[0] - op.padding[0] + (height - 1) * op.dilation[0]
-                if call.rows == call.output.height and call.rows > 1:  # a whole layer knows its edges
-                    return max(first, 0), min(last, source.height - 1)
-                return first, last
-            case Add() | Softmax():
-                return first_out, last_out
-            case _:
-                return 0, source.height - 1
-
 
 _PLANAR = frozenset({"planar16", "planar8"})
 _WIDE = frozenset({"wide16", "wide8"})
 _DSP_OUTPUT = _PLANAR | _WIDE
-_ANY = frozenset({"wide16", "wide8", "bytes8", "planar16"})
 
 
 def _window_pointers(call: Call) -> int:
@@ -132,13 +65,6 @@ def _window_pointers(call: Call) -> int:
 def _convolution_pointers(call: Call) -> int:
     """Return the pointers of a DSP convolution: a fully connected layer reads one run."""
     return 1 if isinstance(call.op, FullyConnected) else _window_pointers(call)
-
-
-def _only(*kinds: type) -> Callable[[Op, Graph, Target], str | None]:
-    def accepts(op: Op, graph: Graph, target: Target) -> str | None:
-        return None if isinstance(op, kinds) else f"not {' or '.join(kind.__name__ for kind in kinds)}"
-
-    return accepts
 
 
 def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
@@ -213,16 +139,6 @@ def _depthwise_block(op: Op, graph: Graph, target: Target) -> str | None:
     return "DSP instructions do better" if target.dsp else packed.depthwise_accepts(op, graph)
 
 
-def _pools_channels(op: Op, graph: Graph, target: Target) -> str | None:
-    if isinstance(op, AveragePool2D | Mean) and is_global(op, graph):
-        return None
-    return "not an average over whole channels"
-
-
-def _padding_of(op: Op) -> Padding:
-    return op.padding if isinstance(op, Conv2D | DepthwiseConv2D) else NO_PADDING
-
-
 def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
     if isinstance(op, FullyConnected):
         return Needs(wide(target), whole=True)
@@ -233,7 +149,7 @@ def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
 
 
 def _depthwise_needs(op: Op, graph: Graph, target: Target) -> Needs:
-    top, bottom, _, _ = _padding_of(op)  # of calls that make one row; a call that makes them all knows the edges
+    top, bottom, _, _ = padding_of(op)  # of calls that make one row; a call that makes them all knows the edges
     return Needs(PLANAR16, (top, bottom, 0, 0))
 
 
@@ -254,19 +170,11 @@ def _plain_pointwise(op: Op, graph: Graph) -> bool:
     return op.weights.shape[1:3] == (1, 1) and op.stride == (1, 1) and op.padding == NO_PADDING
 
 
-def _wide_rows(op: Op, graph: Graph, target: Target) -> Needs:
-    return Needs(wide(target), _padding_of(op))
-
-
 def _narrow_needs(op: Op, graph: Graph, target: Target) -> Needs:
     """Return no columns where padding is stored as 0: the kernel leaves out what would be multiplied by it."""
-    top, bottom, left, right = _padding_of(op)
+    top, bottom, left, right = padding_of(op)
     columns = (0, 0) if graph.tensors[inputs_of(op)[0]].zero_point == WIDE8.offset else (left, right)
     return Needs(wide(target), (top, bottom, *columns))
-
-
-def _wide_whole(op: Op, graph: Graph, target: Target) -> Needs:
-    return Needs(wide(target), whole=True)
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -287,7 +195,7 @@ KERNELS: tuple[Kernel, ...] = (
         accepts=_depthwise_mve,
         reads=frozenset({"bytes8"}),
         writes=frozenset({"bytes8"}),
-        needs=_wide_rows,
+        needs=wide_rows,
         view=depthwise_mve.depthwise_view,
         pack=depthwise_mve.depthwise_pack,
         pointers=_window_pointers,
@@ -429,7 +337,7 @@ KERNELS: tuple[Kernel, ...] = (
         accepts=_convolution_packed,
         reads=frozenset({"wide8"}),
         writes=frozenset({"wide8"}),
-        needs=_wide_rows,
+        needs=wide_rows,
         view=packed.packed_view,
         pack=packed.packed_pack,
         pointers=_window_pointers,
@@ -437,11 +345,11 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         family="convolution",
         template="convolution.c.j2",
-        accepts=_only(Conv2D, FullyConnected),
-        reads=_ANY,
-        writes=_ANY,
+        accepts=only(Conv2D, FullyConnected),
+        reads=ANY,
+        writes=ANY,
         needs=lambda op, graph, target: (
-            _wide_whole(op, graph, target) if isinstance(op, FullyConnected) else _wide_rows(op, graph, target)
+            wide_whole(op, graph, target) if isinstance(op, FullyConnected) else wide_rows(op, graph, target)
         ),
         view=plain.convolution_view,
         pack=plain.convolution_pack,
@@ -469,7 +377,7 @@ KERNELS: tuple[Kernel, ...] = (
         accepts=_depthwise_wide,
         reads=_WIDE,
         writes=_WIDE,
-        needs=_wide_rows,
+        needs=wide_rows,
         view=depthwise_wide.wide_view,
         pack=depthwise_wide.wide_pack,
         pointers=_window_pointers,
@@ -481,7 +389,7 @@ KERNELS: tuple[Kernel, ...] = (
         accepts=_depthwise_block,
         reads=frozenset({"wide8"}),
         writes=frozenset({"wide8"}),
-        needs=_wide_rows,
+        needs=wide_rows,
         view=packed.depthwise_view,
         pack=packed.depthwise_pack,
         pointers=_window_pointers,
@@ -489,10 +397,10 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         family="depthwise",
         template="depthwise.c.j2",
-        accepts=_only(DepthwiseConv2D),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_rows,
+        accepts=only(DepthwiseConv2D),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_rows,
         view=plain.depthwise_view,
         pack=plain.depthwise_pack,
         pointers=_window_pointers,
@@ -500,70 +408,27 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         family="add",
         template="add.c.j2",
-        accepts=_only(Add),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_rows,
+        accepts=only(Add),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_rows,
         view=plain.add_view,
         pack=plain.add_pack,
     ),
-    Kernel(
-        family="average_pool",
-        template="average_pool.c.j2",
-        accepts=_only(AveragePool2D),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_whole,
-        view=plain.pool_view,
-        pack=plain.no_constants,
-        only_whole=True,
-    ),
-    Kernel(
-        family="softmax",
-        template="softmax.c.j2",
-        accepts=_only(Softmax),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_rows,
-        view=plain.softmax_view,
-        pack=plain.softmax_pack,
-    ),
+    *elementwise.KERNELS,
     Kernel(
         family="copy",
         template="copy.c.j2",
-        accepts=_only(Pad, Reshape),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_whole,
+        accepts=only(Pad, Reshape),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_whole,
         view=plain.copy_view,
         pack=plain.no_constants,
         only_whole=True,
     ),
-)
-
-# An average over whole channels takes two stages, so that it can consume rows as they come.
-ROW_SUM = Kernel(
-    family="row_sum",
-    template="row_sum.c.j2",
-    accepts=_pools_channels,
-    reads=_ANY,
-    writes=frozenset({SUMS32.name}),
-    needs=_wide_rows,
-    view=row_sum.row_sum_view,
-    pack=plain.no_constants,
-    consumes_rows=True,
-    cost=lambda call, view: row_sum.row_sum_cost(view),
-)
-ROW_SUM_DSP = replace(ROW_SUM, view=partial(row_sum.row_sum_view, dsp=True))
-AVERAGE = Kernel(
-    family="average",
-    template="average.c.j2",
-    accepts=_pools_channels,
-    reads=frozenset({"sums32"}),
-    writes=_ANY,
-    needs=lambda op, graph, target: Needs(SUMS32, whole=True),
-    view=plain.average_view,
-    pack=plain.no_constants,
+    *pooling.KERNELS,
+    *reduction.KERNELS,
 )
 
 

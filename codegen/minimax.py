@@ -142,7 +142,7 @@ class _Exploration:
     def __init__(self, tables: _Tables, start: _State, live: int, end: _State, shortest: bool) -> None:
         """Begin at `start`; `shortest`: fewest calls first, so that the first find may be committed to."""
         self.tables, self.start, self.live, self.end = tables, start, live, end
-        self.sign = 1 if shortest else -1
+        self.shortest, self.sum_of_calls = shortest, sum(tables.calls)
         self.found: tuple[_State, int] | None = None  # with its live bytes
         able = [op for op in range(len(start) - 1, -1, -1) if tables.can(start, op, end)]
         self.made_by: dict[_State, int] = {start: -1}  # the op whose call led there
@@ -152,7 +152,7 @@ class _Exploration:
     def run(self, level: int, most: int) -> None:
         """Look at up to `most` states more, until one is `found`."""
         while self.refused and self.refused[0][0] <= level:
-            self._push(heapq.heappop(self.refused)[2])
+            self._push(heapq.heappop(self.refused)[2], level)
         for _ in range(most):
             if not self.open:
                 return
@@ -165,8 +165,11 @@ class _Exploration:
             if refused:
                 heapq.heappush(self.refused, (min(refused), len(self.made_by) + len(self.refused), node))
 
-    def _push(self, node: _Node) -> None:
-        heapq.heappush(self.open, (self.sign * sum(node[0]), len(self.made_by) + len(self.refused), node))
+    def _push(self, node: _Node, level: int) -> None:
+        """Put a node where it belongs: few live bytes for what is done come first, as such orders are easy to place."""
+        state, live, _ = node
+        rank = sum(state) if self.shortest else live * self.sum_of_calls - level * sum(state)
+        heapq.heappush(self.open, (rank, len(self.made_by) + len(self.refused), node))
 
     def _take(self, node: _Node, op: int, level: int) -> int:
         """Go on from a node by a call of `op`, and by all that then costs nothing; return what is live during it."""
@@ -187,7 +190,7 @@ class _Exploration:
                 if left <= live and most <= level:
                     state, live, next_op = self.tables.after(state, other), left, other
                     break
-        self._push((state, live, able))
+        self._push((state, live, able), level)
         return during
 
     def _able(self, able: Sequence[int], state: _State, op: int) -> list[int]:

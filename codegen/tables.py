@@ -5,19 +5,27 @@ from collections.abc import Mapping, Sequence
 
 from codegen.call import Call
 from codegen.forms import FillKind
-from codegen.kernels import Kernel
+from codegen.kernel import Kernel
 from codegen.layout import SUMS32, Storage
 from codegen.plan import Entry
 from codegen.selection import Stage
 
 
-def _runs(phases: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Return (phase, first call, step between calls) for each phase that occurs."""
-    firsts: dict[int, list[int]] = {}
+def _runs(phases: Sequence[int]) -> list[tuple[int, range]]:
+    """Return each phase that occurs with its calls; more than once where they are not evenly spaced.
+
+    >>> _runs([0, 1, 2, 1, 2, 5])
+    [(0, range(0, 1)), (1, range(1, 4, 2)), (2, range(2, 5, 2)), (5, range(5, 6))]
+    """
+    runs: list[tuple[int, list[int]]] = []
     for number, phase in enumerate(phases):
-        firsts.setdefault(phase, []).append(number)
+        last = next((calls for known, calls in reversed(runs) if known == phase), None)
+        if last is not None and (len(last) == 1 or number - last[-1] == last[-1] - last[-2]):
+            last.append(number)
+        else:
+            runs.append((phase, [number]))
     return [
-        (phase, numbers[0], numbers[1] - numbers[0] if len(numbers) > 1 else 1) for phase, numbers in firsts.items()
+        (phase, range(calls[0], calls[-1] + 1, calls[1] - calls[0] if len(calls) > 1 else 1)) for phase, calls in runs
     ]
 
 
@@ -40,14 +48,14 @@ def symbols_of(name: str, stages: Sequence[Stage], calls: Sequence[Call], views:
 
 
 def phases_of(kernel: Kernel, call: Call, calls: int) -> list[int]:
-    """Return for each call the slot that holds the top row of its window, where the constants have to know it."""
+    """Return for each call which constants it gets: in a ring, the slot that holds the top row of its window."""
     return [_phase(kernel, call, number) for number in range(calls)]
 
 
 def _phase(kernel: Kernel, call: Call, number: int) -> int:
     source = call.inputs[0]
     if not kernel.ring_of_window or call.rows > 1 or source.whole:
-        return 0
+        return kernel.phase(call, number)
     first, _ = kernel.window(call, 0, number)
     return (first + source.top) % source.slots
 
@@ -116,19 +124,21 @@ class TableWriter:
     def op(self, stage: Stage, call: Call, view: object, symbol: str) -> list[int]:
         """Add the entries of an op, one for each phase; return the entry of each call."""
         phases = phases_of(stage.kernel, call, stage.calls)
-        index_of: dict[int, int] = {}
-        for phase, first_call, call_step in _runs(phases):
+        entry_of = [0] * stage.calls
+        labels: set[str] = set()
+        for phase, numbers in _runs(phases):
             suffix = f"_phase{phase}" if len(set(phases)) > 1 else ""
-            label = identifier(stage.name) + suffix
-            array, first_word = f"{self.name}_{label}", 0
+            label = _unused(identifier(stage.name) + suffix, labels)
+            array, first_word = f"{self.name}_{identifier(stage.name)}{suffix}", 0
             if stage.kernel.one_copy:
                 array, first_word = f"{self.name}_{identifier(stage.name)}", phase
             words = stage.kernel.pack(call, view, 0 if stage.kernel.one_copy else phase)
             if words:
                 self.constants[array] = words
-            source, pointers, step = self._input(stage, call, first_call, call_step)
+            source, pointers, step = self._input(stage, call, numbers)
             output = self.first[stage.output] + call.output.top
-            index_of[phase] = len(self.entries)
+            for number in numbers:
+                entry_of[number] = len(self.entries)
             self.entries.append(
                 Entry(
                     label=label,
@@ -136,37 +146,53 @@ class TableWriter:
                     constants=array if words else "",
                     first_word=first_word,
                     input=source,
-                    output=output + first_call * stage.rows,
+                    output=output + numbers[0] * stage.rows,
                     inputs=pointers,
                     input_step=step,
-                    output_step=call_step * stage.rows,
+                    output_step=numbers.step * stage.rows,
                     op=stage.name,
                     tensor=stage.output,
-                    first_row=first_call * stage.rows,
-                    row_step=call_step * stage.rows,
+                    first_row=numbers[0] * stage.rows,
+                    row_step=numbers.step * stage.rows,
                     rows=stage.rows,
                 )
             )
-        return [index_of[phase] for phase in phases]
+        return entry_of
 
-    def _input(self, stage: Stage, call: Call, first_call: int, call_step: int) -> tuple[int, int, int]:
+    def _input(self, stage: Stage, call: Call, numbers: range) -> tuple[int, int, int]:
         """Return index, count and step of the input pointers, adding a list of their own where rows do not do."""
-        pointers = stage.kernel.pointers(call)
-        first, _ = stage.kernel.window(call, 0, first_call)
-        if len(stage.inputs) > 1:  # the rows of several tensors, side by side
-            index = len(self.row_address)
-            for number in range(first_call, stage.calls):
-                for which, tensor in enumerate(stage.inputs):
-                    row = stage.kernel.window(call, which, number)[0] + self.storages[tensor].top
-                    self.row_address.append(self.row_address[self.first[tensor] + row])
-            return index, len(stage.inputs), len(stage.inputs)
+        kernel = stage.kernel
+        if kernel.rows_read or len(stage.inputs) > 1:
+            return self._listed(stage, call, numbers)
+        pointers = kernel.pointers(call)
+        first, _ = kernel.window(call, 0, numbers[0])
         storage = call.inputs[0]
         index = self.first[stage.inputs[0]]
-        if stage.kernel.ring_of_window and not storage.whole:
+        if kernel.ring_of_window and not storage.whole:
             return index, 1, 0  # the ring itself: virtual row 0 lies in slot 0
-        following = min(first_call + call_step, stage.calls - 1)
-        step = stage.kernel.window(call, 0, following)[0] - first if following > first_call else 0
+        step = kernel.window(call, 0, numbers[1])[0] - first if len(numbers) > 1 else 0
         return index + first + storage.top, pointers, step
+
+    def _listed(self, stage: Stage, call: Call, numbers: range) -> tuple[int, int, int]:
+        """Add the rows that each call reads, of one tensor after the other."""
+        index = len(self.row_address)
+        for number in numbers:
+            for which, tensor in enumerate(stage.inputs):
+                rows: Sequence[int] = (stage.kernel.window(call, which, number)[0],)
+                if stage.kernel.rows_read:
+                    rows = stage.kernel.rows_read(call, which, number)
+                first = self.first[tensor] + self.storages[tensor].top
+                self.row_address += [self.row_address[first + row] for row in rows]
+        count = (len(self.row_address) - index) // len(numbers)
+        return index, count, count
+
+
+def _unused(label: str, used: set[str]) -> str:
+    """Return `label`, numbered if it is in `used`, and note it there."""
+    names = itertools.chain([label], (f"{label}_{number}" for number in itertools.count(2)))
+    found = next(name for name in names if name not in used)
+    used.add(found)
+    return found
 
 
 def identifier(text: str) -> str:

@@ -173,14 +173,14 @@ def doctor(json_file: str | None) -> None:
     metavar="D",
     help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
 )
-@click.option("--alpha", type=float, default=0.25, show_default=True, help="Width of the network.")
+@click.option("--alpha", type=float, help="Multiplies all widths; by default what the recipe says.")
+@click.option("--blocks", metavar="B", help="Widths, the stem's first, s2 for a stride: 16s2,24,48s2,48.")
+@click.option(
+    "--depthwise", type=click.Choice(["linear", "relu6"]), default="linear", help="What follows it, with --blocks."
+)
 @click.option("--size", callback=_size, metavar="S", help="Scale the images: 32, or 48x64 (height x width).")
 @click.option(
-    "--stem-stride",
-    type=click.Choice(["1", "2"]),
-    default="2",
-    show_default=True,
-    help="Stride of the first convolution.",
+    "--stem-stride", type=click.Choice(["1", "2"]), help="Of the first convolution, in place of that of the recipe."
 )
 @click.option(
     "--head",
@@ -189,7 +189,12 @@ def doctor(json_file: str | None) -> None:
     show_default=True,
     help="Probabilities, or logits whose largest is the answer.",
 )
-@click.option("--recipe", default="default", show_default=True, help="seed, default or sample; see mnet/recipes.py.")
+@click.option(
+    "--recipe",
+    default="default",
+    show_default=True,
+    help="tiny, small, large, default, sample or seed; see mnet/recipes.py.",
+)
 @click.option("--epochs", type=int, help="By default what the recipe says.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
 @click.option("--threads", type=int, help="Of TensorFlow; the weights depend on it.")
@@ -199,13 +204,17 @@ def doctor(json_file: str | None) -> None:
 @click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
 @click.option("--overwrite", is_flag=True, help="Replace a run at the same place.")
 @_json_option
-def train(stem_stride: str, head: str, json_file: str | None, **values: Any) -> None:  # fmt: skip
+def train(
+    blocks: str | None, depthwise: str, stem_stride: str | None, head: str, json_file: str | None, **values: Any
+) -> None:
     """Train a MobileNet: model.keras, history, model card."""
-    from mnet.architecture import Head
+    from mnet.architecture import Head, shape_of
     from mnet.commands.train import train
     from mnet.training import TrainingOptions
 
-    train(TrainingOptions(stem_stride=int(stem_stride), head=Head(head), **values), json_file)
+    values["shape"] = shape_of(blocks, linear_depthwise=depthwise == "linear") if blocks else None
+    values["stem_stride"] = int(stem_stride) if stem_stride else None
+    train(TrainingOptions(head=Head(head), **values), json_file)
 
 
 @main.command()
@@ -289,6 +298,36 @@ def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> N
     from mnet.commands.verify import verify
 
     raise SystemExit(verify(model, options, json_file=json_file, **values))
+
+
+@main.command()
+@_model_argument
+@click.option(
+    "--between",
+    nargs=2,
+    required=True,
+    metavar="A B",
+    help="Two of golden-litert, golden-tflm, litert, litert-optimised, xnnpack, tflm, host, emulated.",
+)
+@click.option(
+    "--input", "input_file", type=click.Path(path_type=Path), metavar="FILE", help="int8 .npy or .bin, or a picture."
+)
+@click.option("--seed", type=int, help="Of a random input; by default 0.")
+@_target_option
+@_oracle_option
+@_simplify_option
+@_layer_option
+@_json_option
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="Draw where they differ.")
+def trace(model: Path, target: str, oracle: str, simplify: bool, **values: Any) -> None:
+    """Where two runtimes part: layer by layer, and why.
+
+    host is the generated C on this computer, emulated the same on the first core of --target; both round as --oracle.
+    """
+    from mnet.commands.trace import trace
+    from mnet.pipeline import Options
+
+    raise SystemExit(trace(model, options=Options(target, oracle, simplify=simplify), **values))
 
 
 @main.command()

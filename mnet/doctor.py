@@ -27,7 +27,8 @@ class Finding:
 
 _PACKAGES = (
     ("tensorflow", ("tensorflow-cpu", "tensorflow"), "train, quantize", "pip install tensorflow"),
-    ("ai-edge-litert", ("ai-edge-litert",), "the oracle: verify, eval", "pip install ai-edge-litert"),
+    ("ai-edge-litert", ("ai-edge-litert",), "the oracle litert: verify, eval", "pip install ai-edge-litert"),
+    ("tflite-micro", ("tflite-micro",), "the oracle tflm: verify", "pip install 'mnet-mcu[tflm]' (Linux on x86-64)"),
     ("unicorn", ("unicorn",), "emulates M0 to M33, counts", "pip install unicorn"),
     ("capstone", ("capstone",), "disassembles: profile, show", "pip install capstone"),
     ("pyelftools", ("pyelftools",), "reads ELF files", "pip install pyelftools"),
@@ -112,6 +113,7 @@ def abilities(found: tuple[Finding, ...]) -> tuple[Ability, ...]:
     return (
         any_of("train and quantize", "tensorflow"),
         any_of("compare with LiteRT", "ai-edge-litert"),
+        any_of("compare with TFLM", "tflite-micro"),
         any_of("compile for this computer", "cc", "zig"),
         any_of("compile for Cortex-M", "arm-none-eabi-gcc", "zig"),
         any_of("run emulated Cortex-M0 to M33", "qemu-system-arm", "unicorn"),

@@ -12,7 +12,6 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from codegen.targets import Target
 from mnet.errors import MissingToolError, ToolError
 from mnet.toolchain import how_to_get, symbols
 
-OUTPUT_RECORD = 0xFFFF  # entry of the trace record that holds a run's output
-
 _INPUTS, _OUTPUTS, _TRACE = "inputs.bin", "outputs.bin", "trace.bin"
 
 
@@ -35,36 +32,9 @@ class Run:
     """What a harness program gave back."""
 
     outputs: bytes  # SUBJECT_OUTPUT_BYTES per input
-    trace: bytes  # for `read_trace`; empty unless built with SUBJECT_TRACE
+    trace: bytes  # for `mnet.trace`; empty unless built with SUBJECT_TRACE
     stack_bytes: int | None  # the most that the model pushed; None where the harness does not measure it
     text: str  # all that the program printed
-
-
-@dataclass(frozen=True)
-class TraceRecord:
-    """The bytes that one call made, or with entry OUTPUT_RECORD the output of input number `call`."""
-
-    entry: int
-    call: int
-    data: bytes
-
-
-def read_trace(trace: bytes) -> Iterator[TraceRecord]:
-    """Yield the records of `Run.trace` in the order of execution.
-
-    Raises:
-        ToolError: it ends in the middle of a record.
-    """
-    at = 0
-    while at < len(trace):
-        if at + 8 > len(trace):
-            raise ToolError(f"the trace of {len(trace)} B ends in the middle of a record's head")
-        entry, call, length = struct.unpack_from("<HHI", trace, at)
-        data = trace[at + 8 : at + 8 + length]
-        if len(data) < length:
-            raise ToolError(f"the trace of {len(trace)} B ends in the middle of entry {entry}, call {call}")
-        yield TraceRecord(entry, call, data)
-        at += 8 + length
 
 
 def board_of(elf: Path) -> str:

@@ -29,8 +29,24 @@ _FIELDS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # operator: (its table o
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", (*_CONVOLUTION, "DepthMultiplier")),
     "FULLY_CONNECTED": ("FullyConnectedOptions", ("FusedActivationFunction", "WeightsFormat")),
     "AVERAGE_POOL_2D": ("Pool2DOptions", _POOL),
+    "MAX_POOL_2D": ("Pool2DOptions", _POOL),
     "ADD": ("AddOptions", ("FusedActivationFunction",)),
+    "SUB": ("SubOptions", ("FusedActivationFunction",)),
+    "MUL": ("MulOptions", ("FusedActivationFunction",)),
+    "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
     "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
+    "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
+    "GELU": ("GeluOptions", ("Approximate",)),
+    "RESIZE_BILINEAR": ("ResizeBilinearOptions", ("AlignCorners", "HalfPixelCenters")),
+    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", ("AlignCorners", "HalfPixelCenters")),
+    "SPLIT": ("SplitOptions", ("NumSplits",)),
+    "STRIDED_SLICE": (
+        "StridedSliceOptions",
+        ("BeginMask", "EndMask", "EllipsisMask", "NewAxisMask", "ShrinkAxisMask"),
+    ),
+    "PACK": ("PackOptions", ("Axis", "ValuesCount")),
+    "UNPACK": ("UnpackOptions", ("Axis", "Num")),
+    "GATHER": ("GatherOptions", ("Axis", "BatchDims")),
 }
 
 
@@ -57,7 +73,7 @@ class RawOperator:
     kind: str  # "CONV_2D"
     inputs: tuple[int, ...]  # -1 for one left out
     outputs: tuple[int, ...]
-    options: Mapping[str, Any]  # the fields of _FIELDS
+    options: Mapping[str, Any]  # the fields of _FIELDS, or none where the file has no such table
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +160,10 @@ def _parse_operator(model: Any, table: Any, index: int) -> RawOperator:
     if kind in _FIELDS:
         table_name, fields = _FIELDS[kind]
         union = table.BuiltinOptions()
-        if union is None or table.BuiltinOptionsType() != getattr(schema.BuiltinOptions, table_name):
-            raise ValueError(f"operator {index} ({kind}) has no {table_name}")
-        view = getattr(schema, table_name)()
-        view.Init(union.Bytes, union.Pos)
-        options = {field: getattr(view, field)() for field in fields}
+        if union is not None and table.BuiltinOptionsType() == getattr(schema.BuiltinOptions, table_name):
+            view = getattr(schema, table_name)()
+            view.Init(union.Bytes, union.Pos)
+            options = {field: getattr(view, field)() for field in fields}
     return RawOperator(index, kind, _ints(table.InputsAsNumpy(), 256), _ints(table.OutputsAsNumpy(), 256), options)
 
 

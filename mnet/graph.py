@@ -1,12 +1,13 @@
 """The quantized network as pure data: tensors, one frozen class per operator, constants. No TensorFlow in it.
 
 Every activation is int8 with one scale and one zero_point, of shape [height, width, channels] (batch is always 1);
-a vector of n values is [1, 1, n]. real = scale * (quantized - zero_point).
+a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = scale * (quantized - zero_point).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,26 @@ from mnet.errors import ModelError
 Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
+Shape = tuple[int, int, int]  # height, width, channels
+AXES = ("rows", "columns", "channels")  # along them
+
+
+def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
+    """Return the number of windows along one axis of `size` pixels with `before` and `after` pixels of padding."""
+    return (size + before + after - (kernel - 1) * dilation - 1) // stride + 1
+
+
+def _windows(
+    op: "Conv2D | DepthwiseConv2D | Pool2D", source: Shape, kernel: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    top, bottom, left, right = op.padding
+    return (
+        output_size(source[0], kernel[0], op.stride[0], dilation[0], top, bottom),
+        output_size(source[1], kernel[1], op.stride[1], dilation[1], left, right),
+    )
+
+
+_NO_SHAPE = (-1, -1, -1)  # of inputs that do not fit together
 
 
 @dataclass(frozen=True)
@@ -23,12 +44,19 @@ class Tensor:
     """An activation: int8 [height, width, channels]."""
 
     name: str  # of the tensor in the .tflite, made unique, so that every later message can point back to it
-    shape: tuple[int, int, int]
+    shape: Shape
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
     live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
+
+
+class Dense(Enum):
+    """How many scales the weights of a FULLY_CONNECTED have: runtimes take another road for each."""
+
+    PER_TENSOR = "one scale"
+    PER_CHANNEL = "scale per output"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +73,12 @@ class Conv2D:
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]  # pixels: top, bottom, left, right; SAME and VALID are resolved on import
     activation: tuple[int, int]  # smallest and largest int8 that the output may hold
+    dense: Dense | None = None  # a FULLY_CONNECTED of every pixel: it rounds as that does
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        kernel = self.weights.shape[1:3]
+        return (*_windows(self, source, (kernel[0], kernel[1]), self.dilation), int(self.bias.shape[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +97,11 @@ class DepthwiseConv2D:
     padding: tuple[int, int, int, int]
     activation: tuple[int, int]
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        kernel = self.weights.shape[:2]
+        return (*_windows(self, source, (kernel[0], kernel[1]), self.dilation), int(self.bias.shape[0]))
+
 
 @dataclass(frozen=True, eq=False)
 class FullyConnected:
@@ -74,8 +113,12 @@ class FullyConnected:
     weights: Int8Array  # [channels_out, channels_in], read-only
     bias: Int32Array  # [channels_out], read-only
     weight_scales: Float64Array  # [channels_out]; all equal where the file has one scale
-    per_channel: bool  # whether the file has one scale per output (runtimes take another road then)
+    dense: Dense
     activation: tuple[int, int]
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (1, 1, int(self.bias.shape[0]))
 
 
 @dataclass(frozen=True)
@@ -90,14 +133,90 @@ class AveragePool2D:
     padding: tuple[int, int, int, int]
     activation: tuple[int, int]
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*_windows(self, source, self.kernel, (1, 1)), source[2])
+
+
+class Reduction(Enum):
+    """What a Reduce makes of many values."""
+
+    MEAN = "mean"
+    SUM = "sum"
+    MAX = "max"  # MAX and MIN keep scale and zero_point
+    MIN = "min"
+
 
 @dataclass(frozen=True)
-class Mean:
-    """Mean over all rows and columns: [height, width, channels] -> [1, 1, channels]."""
+class MaxPool2D:
+    """Largest value of each window; padding does not count."""
 
     name: str
     input: str
     output: str
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    activation: tuple[int, int]
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*_windows(self, source, self.kernel, (1, 1)), source[2])
+
+
+Pool2D = AveragePool2D | MaxPool2D
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """One value for all that lie along some axes, which become 1 long."""
+
+    name: str
+    input: str
+    output: str
+    function: Reduction
+    axes: tuple[int, ...]  # of [height, width, channels], ascending
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        height, width, channels = (1 if axis in self.axes else size for axis, size in enumerate(source))
+        return (height, width, channels)
+
+
+class UnaryFunction(Enum):
+    """What is done to each value of a tensor, by the name of the operator in the file."""
+
+    RELU = "RELU"
+    RELU6 = "RELU6"
+    RELU_N1_TO_1 = "RELU_N1_TO_1"
+    RELU_0_TO_1 = "RELU_0_TO_1"
+    LEAKY_RELU = "LEAKY_RELU"
+    HARD_SWISH = "HARD_SWISH"
+    QUANTIZE = "QUANTIZE"  # to another scale and zero_point
+    ABS = "ABS"
+    NEG = "NEG"
+    LOGISTIC = "LOGISTIC"
+    TANH = "TANH"
+    ELU = "ELU"
+    GELU = "GELU"
+    GELU_TANH = "GELU, approximate"  # by tanh
+    EXP = "EXP"
+    LOG = "LOG"
+
+
+@dataclass(frozen=True)
+class Unary:
+    """A function of one value, of each value."""
+
+    name: str
+    input: str
+    output: str
+    function: UnaryFunction
+    alpha: float = 0.0  # of LEAKY_RELU, the slope below 0; a float32, widened
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
 
 
 @dataclass(frozen=True)
@@ -109,6 +228,10 @@ class Add:
     output: str
     activation: tuple[int, int]
 
+    def output_shape(self, first: Shape, second: Shape) -> Shape:
+        """Return the shape that the inputs make."""
+        return first if first == second else _NO_SHAPE
+
 
 @dataclass(frozen=True)
 class Pad:
@@ -119,6 +242,11 @@ class Pad:
     output: str
     padding: tuple[int, int, int, int]  # top, bottom, left, right
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        top, bottom, left, right = self.padding
+        return (source[0] + top + bottom, source[1] + left + right, source[2])
+
 
 @dataclass(frozen=True)
 class Reshape:
@@ -127,6 +255,11 @@ class Reshape:
     name: str
     input: str
     output: str
+    shape: Shape
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return self.shape if math.prod(self.shape) == math.prod(source) else _NO_SHAPE
 
 
 @dataclass(frozen=True)
@@ -138,17 +271,29 @@ class Softmax:
     output: str
     beta: float
 
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
 
-Op = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Mean | Add | Pad | Reshape | Softmax
+
+Op = (
+    Conv2D
+    | DepthwiseConv2D
+    | FullyConnected
+    | AveragePool2D
+    | MaxPool2D
+    | Reduce
+    | Unary
+    | Add
+    | Pad
+    | Reshape
+    | Softmax
+)
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
     """Return the names of the activations that `op` reads."""
-    match op:
-        case Add():
-            return op.inputs
-        case _:
-            return (op.input,)
+    return op.inputs if isinstance(op, Add) else (op.input,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +303,8 @@ class Graph:
     name: str  # an identifier
     tensors: Mapping[str, Tensor]
     ops: tuple[Op, ...]
-    input: str
-    output: str
+    inputs: tuple[str, ...]  # in the order of the file, as callers give them
+    outputs: tuple[str, ...]  # made by ops, which others may read
     model_hash: str  # first 16 hexadecimal digits of the file's SHA-256
 
     def consumers(self, tensor: str) -> tuple[Op, ...]:
@@ -167,20 +312,19 @@ class Graph:
         return tuple(op for op in self.ops if tensor in inputs_of(op))
 
 
+def numbered(kind: str, count: int) -> tuple[str, ...]:
+    """Return what `count` inputs or outputs are called in C and in proofs: one has no number.
+
+    >>> numbered("input", 1), numbered("output", 2)
+    (('input',), ('output_0', 'output_1'))
+    """
+    return (kind,) if count == 1 else tuple(f"{kind}_{number}" for number in range(count))
+
+
 def macs_of(graph: Graph, op: Op) -> int:
     """Return the multiply-adds of `op`, padding taps included, as the field counts them."""
     height, width, _ = graph.tensors[op.output].shape
-    match op:
-        case Conv2D():
-            return height * width * int(op.weights.size)
-        case DepthwiseConv2D():
-            return height * width * int(op.weights.size)
-        case FullyConnected():
-            return int(op.weights.size)
-        case AveragePool2D() | Mean() | Add() | Pad() | Reshape() | Softmax():
-            return 0
-        case _:
-            assert_never(op)
+    return height * width * weights_of(op)
 
 
 def weights_of(op: Op) -> int:
@@ -188,55 +332,23 @@ def weights_of(op: Op) -> int:
     return int(op.weights.size) if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected) else 0
 
 
-def output_size(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
-    """Return the number of windows along one axis of `size` pixels with `before` and `after` pixels of padding."""
-    return (size + before + after - (kernel - 1) * dilation - 1) // stride + 1
-
-
-def _expected_shape(graph: Graph, op: Op) -> tuple[int, int, int]:
-    height, width, channels = graph.tensors[inputs_of(op)[0]].shape
-    match op:
-        case Conv2D() | DepthwiseConv2D():
-            kernel = op.weights.shape[1:3] if isinstance(op, Conv2D) else op.weights.shape[:2]
-            top, bottom, left, right = op.padding
-            return (
-                output_size(height, kernel[0], op.stride[0], op.dilation[0], top, bottom),
-                output_size(width, kernel[1], op.stride[1], op.dilation[1], left, right),
-                int(op.bias.shape[0]),
-            )
-        case FullyConnected():
-            return (1, 1, int(op.bias.shape[0]))
-        case AveragePool2D():
-            top, bottom, left, right = op.padding
-            return (
-                output_size(height, op.kernel[0], op.stride[0], 1, top, bottom),
-                output_size(width, op.kernel[1], op.stride[1], 1, left, right),
-                channels,
-            )
-        case Mean():
-            return (1, 1, channels)
-        case Pad():
-            top, bottom, left, right = op.padding
-            return (height + top + bottom, width + left + right, channels)
-        case Reshape():
-            shape = graph.tensors[op.output].shape
-            return shape if np.prod(shape) == height * width * channels else (-1, -1, -1)
-        case Add() | Softmax():
-            return (height, width, channels)
-        case _:
-            assert_never(op)
-
-
 def check_graph(graph: Graph) -> Graph:
     """Return `graph` if it is sound: no dangling tensor, each made once and before use, every shape as its op makes it.
+
+    Inputs and outputs are there, and differ from each other.
 
     Raises:
         ModelError: a sentence naming the op at fault.
     """
-    made = {graph.input}
-    for name in (graph.input, graph.output):
-        if name not in graph.tensors:
-            raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+    made = set(graph.inputs)
+    for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+        if not names:
+            raise ModelError(f"{graph.name}: there is no {kind}")
+        for name in names:
+            if name not in graph.tensors:
+                raise ModelError(f"{graph.name}: tensor {name!r} is missing")
+            if names.count(name) > 1:
+                raise ModelError(f"{graph.name}: the {kind} {name!r} is listed twice")
     for op in graph.ops:
         for name in (*inputs_of(op), op.output):
             if name not in graph.tensors:
@@ -247,9 +359,11 @@ def check_graph(graph: Graph) -> Graph:
         if op.output in made:
             raise ModelError(f"{graph.name}, {op.name}: {op.output!r} is made twice")
         made.add(op.output)
-        expected, found = _expected_shape(graph, op), graph.tensors[op.output].shape
+        found = graph.tensors[op.output].shape
+        expected = op.output_shape(*(graph.tensors[name].shape for name in inputs_of(op)))
         if expected != found:
             raise ModelError(f"{graph.name}, {op.name}: output is {found}, its input and attributes make {expected}")
-    if graph.output not in made:
-        raise ModelError(f"{graph.name}: nothing makes the output {graph.output!r}")
+    for name in graph.outputs:
+        if name not in made - set(graph.inputs):
+            raise ModelError(f"{graph.name}: nothing makes the output {name!r}")
     return graph

@@ -8,11 +8,13 @@ _LAYER = {  # which part of a tensor's name names the layer: the component befor
     "DEPTHWISE_CONV_2D": r"depthwise\d*",
     "FULLY_CONNECTED": r"(?:MatMul|BiasAdd|Add)\d*",
     "AVERAGE_POOL_2D": r"AvgPool\d*",
-    "MEAN": r"Mean\d*",
-    "ADD": r"[Aa]dd(?:_\d+)?",
-    "PAD": r"Pad\d*",
-    "RESHAPE": r"Reshape\d*",
-    "SOFTMAX": r"Softmax\d*",
+    "MAX_POOL_2D": r"MaxPool\d*",
+    "LOGISTIC": r"Sigmoid\d*",
+    "CONCATENATION": r"concat\d*",
+    "RESIZE_BILINEAR": r"ResizeBilinear\d*",
+    "RESIZE_NEAREST_NEIGHBOR": r"ResizeNearestNeighbor\d*",
+    "SQUEEZE": r"(?:Squeeze|Reshape)\d*",
+    "EXPAND_DIMS": r"(?:ExpandDims|Reshape)\d*",
 }
 _NO_NAME = re.compile(r"(?:Stateful)?PartitionedCall.*|Identity.*|\d*")
 
@@ -50,7 +52,8 @@ def _layer_name(kind: str, tensor_name: str) -> str:
     >>> _layer_name("SOFTMAX", "StatefulPartitionedCall_1:0")
     'softmax'
     """
-    layers: list[str] = re.findall(rf"([^/;]+)/{_LAYER[kind]}(?=;|$)", tensor_name)
+    component = _LAYER.get(kind, rf"(?i:{kind.replace('_', '')})(?:_?\d+)?")  # LEAKY_RELU: LeakyRelu
+    layers: list[str] = re.findall(rf"([^/;]+)/{component}(?=;|$)", tensor_name)
     if layers:  # a fused depthwise is named first, a fused convolution last
         return layers[0 if kind == "DEPTHWISE_CONV_2D" else -1]
     pieces = tensor_name.split(";")[0].split("/")

@@ -1,6 +1,7 @@
 """What an operator of a .tflite file takes and makes, checked: activations, constants, weights, windows."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import tflite as schema
 
+from mnet.axes import axes_of, shape_of
+from mnet.elementwise import clamp_of
 from mnet.errors import ModelError
 from mnet.flatbuffer import RawModel, RawOperator, RawTensor
-from mnet.graph import Int8Array, Int32Array, Tensor
+from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction
 from mnet.layer_names import unique
 
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
@@ -22,31 +25,22 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+_FUSED = {
+    schema.ActivationFunctionType.RELU: UnaryFunction.RELU,
+    schema.ActivationFunctionType.RELU6: UnaryFunction.RELU6,
+    schema.ActivationFunctionType.RELU_N1_TO_1: UnaryFunction.RELU_N1_TO_1,
+}
+
+
 def activation_range(function: int, scale: float, zero_point: int) -> tuple[int, int] | None:
     """Return the int8 range of a fused activation, or None if mnet does not know it.
 
-    Source: TensorFlow Lite, kernels/kernel_util.cc, CalculateActivationRangeQuantized: round(bound / scale) in float32.
-
     >>> activation_range(schema.ActivationFunctionType.RELU6, 0.0235, -128)
     (-128, 127)
-    >>> activation_range(schema.ActivationFunctionType.RELU_N1_TO_1, 0.02, 3)
-    (-47, 53)
     """
-
-    def quantized(bound: float) -> int:
-        quotient = float(np.float32(bound) / np.float32(scale))
-        return zero_point + math.floor(abs(quotient) + 0.5) * (1 if bound >= 0 else -1)
-
-    kinds = schema.ActivationFunctionType
-    if function == kinds.NONE:
+    if function == schema.ActivationFunctionType.NONE:
         return -128, 127
-    if function == kinds.RELU:
-        return max(-128, zero_point), 127
-    if function == kinds.RELU6:
-        return max(-128, zero_point), min(127, quantized(6.0))
-    if function == kinds.RELU_N1_TO_1:
-        return max(-128, quantized(-1.0)), min(127, quantized(1.0))
-    return None
+    return clamp_of(_FUSED[function], scale, zero_point) if function in _FUSED else None
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -70,11 +64,11 @@ class Operands:
         self.path = path
         self.where = str(path)
         self.tensors: dict[int, Tensor] = {}
-        used: set[str] = set()
+        self._used: set[str] = set()
         self.names = []
         for tensor in model.tensors:
             name = self._printable(tensor)
-            self.names.append(unique(f"{name}_{tensor.index}" if name in used else name, used))
+            self.names.append(unique(f"{name}_{tensor.index}" if name in self._used else name, self._used))
 
     @staticmethod
     def _printable(tensor: RawTensor) -> str:
@@ -83,6 +77,12 @@ class Operands:
 
     def fail(self, sentence: str) -> ModelError:
         return ModelError(f"{self.where}: {sentence}")
+
+    def option(self, operator: RawOperator, field: str) -> Any:
+        """Return a field of the operator's table of options."""
+        if field not in operator.options:
+            raise self.fail("has no table of options; the file is damaged.")
+        return operator.options[field]
 
     def raw(self, index: int) -> RawTensor:
         if not 0 <= index < len(self.model.tensors):
@@ -108,17 +108,61 @@ class Operands:
             raise self.fail(f'tensor "{name}" is {tensor.type}: {hint}.')
         if tensor.data is not None:
             raise self.fail(f'tensor "{name}" is a constant where an activation is needed.')
-        rank = len(tensor.shape)
-        first = 0 if rank < 2 else max(1, rank - 3)  # what lies before is the batch
-        leading, shape = tensor.shape[:first], tensor.shape[first:]
-        if any(size != 1 for size in leading):
+        if len(tensor.shape) == 4 and tensor.shape[0] != 1:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}: the batch must be 1.')
-        if any(size < 1 for size in shape) or math.prod(shape) > _LARGEST_ACTIVATION:
+        if any(size < 1 for size in tensor.shape) or math.prod(tensor.shape) > _LARGEST_ACTIVATION:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}, which no microcontroller can hold.')
-        height, width, channels = (1,) * (3 - len(shape)) + shape
         scale, zero_point = self._quantization(tensor)
-        self.tensors[tensor.index] = Tensor(name, (height, width, channels), scale, zero_point, tensor.index)
+        self.tensors[tensor.index] = Tensor(name, shape_of(tensor.shape), scale, zero_point, tensor.index)
         return name
+
+    def axis(self, tensor: RawTensor, axis: int) -> int | None:
+        """Return which axis of [height, width, channels] an axis of a file's tensor is; None: one of size one left out.
+
+        Args:
+            tensor: an activation.
+            axis: counted from its end where negative.
+
+        Raises:
+            ModelError: there is no such axis, or it is rows together with others (see mnet/axes.py).
+        """
+        rank = len(tensor.shape)
+        if not -rank <= axis < rank:
+            raise self.fail(f"works along axis {axis} of {list(tensor.shape)}; the file is damaged.")
+        axis %= rank
+        for ours, group in enumerate(axes_of(tensor.shape)):
+            if group == (axis,):
+                return ours
+            if axis in group:
+                raise self.fail(
+                    f"works along axis {axis} of {list(tensor.shape)}: mnet takes an activation as rows, columns and "
+                    f"channels, and {' and '.join(f'axis {a}' for a in group)} are rows there. Reshape it before."
+                )
+        return None
+
+    def intermediate(self, name: str, shape: Shape, like: Tensor) -> Tensor:
+        """Note a tensor that the file does not have, quantized like another, and return it."""
+        made = replace(like, name=unique(name, self._used), shape=shape, index=-1)
+        self.tensors[-1 - len(self.tensors)] = made
+        return made
+
+    def reshaped(self, name: str, shape: Shape, target: Tensor) -> tuple[str, list[Op]]:
+        """Return which tensor the op `name` has to make, and the RESHAPE from there to `target` where that differs.
+
+        Args:
+            name: of the op.
+            shape: [height, width, channels] that it makes; an operator without keep_dims leaves out some axes.
+            target: what the file's operator makes.
+
+        Raises:
+            ModelError: they do not hold the same number of values.
+        """
+        if shape == target.shape:
+            return target.name, []
+        if math.prod(shape) != math.prod(target.shape):
+            raise self.fail(f"makes {shape}, but its output has shape {target.shape}; the file is damaged.")
+        between = self.intermediate(f"{target.name}/{name}", shape, target)
+        return between.name, [Reshape(f"{name}_reshape", between.name, target.name, target.shape)]
 
     def _quantization(self, tensor: RawTensor) -> tuple[float, int]:
         name = self.names[tensor.index]
@@ -187,7 +231,7 @@ class Operands:
         return self.tensors[tensor.index]
 
     def fused(self, operator: RawOperator, output: Tensor) -> tuple[int, int]:
-        function = operator.options["FusedActivationFunction"]
+        function = self.option(operator, "FusedActivationFunction")
         found = activation_range(function, output.scale, output.zero_point)
         if found is None:
             raise self.fail("has a fused activation other than RELU, RELU6 and RELU_N1_TO_1: use a layer of its own.")
@@ -198,7 +242,7 @@ class Operands:
     ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
         """Return stride, dilation and padding in pixels, checked."""
         options = operator.options
-        stride = (int(options["StrideH"]), int(options["StrideW"]))
+        stride = (int(self.option(operator, "StrideH")), int(self.option(operator, "StrideW")))
         dilation = (int(options.get("DilationHFactor", 1)), int(options.get("DilationWFactor", 1)))
         if min(*stride, *dilation, *kernel) < 1 or max(*stride, *dilation, *kernel) > 1 << 15:
             raise self.fail(f"has kernel {kernel}, stride {stride}, dilation {dilation}; the file is damaged.")

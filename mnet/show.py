@@ -10,23 +10,27 @@ import capstone
 from codegen.certificate import certificate
 from codegen.emit import Origin, emit, kernel_text
 from codegen.layout import Storage
-from codegen.plan import TAKE, Buffer, Plan, PlannedOp
+from codegen.plan import Buffer, Plan, PlannedOp
 from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
+    AXES,
     Add,
     AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
+    MaxPool2D,
     Op,
     Pad,
+    Reduce,
     Reshape,
     Softmax,
+    Unary,
     inputs_of,
     macs_of,
+    numbered,
     weights_of,
 )
 from mnet.oracle import requantization
@@ -115,14 +119,19 @@ def _attributes(op: Op) -> str:
             words += [f"stride {_by(op.stride)}"] * (op.stride != (1, 1))
             words += [f"dilation {_by(op.dilation)}"] * (op.dilation != (1, 1))
             words += [f"padding {','.join(map(str, op.padding))}"] * any(op.padding)
+            words += [f"dense, {op.dense.value}"] if isinstance(op, Conv2D) and op.dense else []
             return ", ".join(words)
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
         case Pad():
             return f"padding {','.join(map(str, op.padding))}"
         case FullyConnected():
-            return "scale per output" if op.per_channel else "one scale"
-        case Mean() | Add() | Reshape() | Softmax():
+            return op.dense.value
+        case Reduce():
+            return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
+        case Unary():
+            return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
+        case Add() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)
@@ -181,7 +190,7 @@ def _schedule(plan: Plan, only: set[str] | None) -> list[str]:
         done = [0] * len(plan.entries)
         lines = []
         for number, step in enumerate(plan.schedule):
-            if step == TAKE:
+            if step < 0:
                 continue
             entry = plan.entries[step]
             call = done[step]
@@ -194,9 +203,10 @@ def _schedule(plan: Plan, only: set[str] | None) -> list[str]:
                     f"  {number:6}  {entry.label}: {made if entry.rows else 'adds a row'} at arena + {address}"
                 )
         return lines
+    takes = numbered("take", len(plan.graph.inputs))
     runs: list[tuple[int, str, int]] = []
     for number, step in enumerate(plan.schedule):
-        label = "take" if step == TAKE else plan.entries[step].label
+        label = takes[~step] if step < 0 else plan.entries[step].label
         if runs and runs[-1][1] == label:
             runs[-1] = (runs[-1][0], label, runs[-1][2] + 1)
         else:
@@ -240,7 +250,8 @@ def _memory(plan: Plan, layer: str | None) -> str:
     bound = certificate(plan)
     lines.append(
         f"no plan of whole rows in these layouts, each row made once, has fewer than {bound.bound_bytes:,} B; "
-        f"the arena has {bound.percent:.0f} % more. At a byte a value the bound is {bound.value_bound_bytes:,} B"
+        f"{bound.verdict}, and the arena has {bound.percent:.0f} % more. "
+        f"At a byte a value the bound is {bound.value_bound_bytes:,} B"
     )
     return "\n".join(lines)
 

@@ -1,37 +1,42 @@
 """Small networks for tests: a builder of Graphs, three fixed ones, and a writer that makes .tflite files of them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tflite as schema
 
 from mnet import golden
+from mnet.elementwise import reason_to_refuse
 from mnet.fixed_point import Float64Array
 from mnet.graph import (
     Add,
     AveragePool2D,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
     Int8Array,
-    Int32Array,
-    Mean,
+    MaxPool2D,
     Op,
     Pad,
+    Pool2D,
+    Reduce,
+    Reduction,
     Reshape,
     Softmax,
     Tensor,
+    Unary,
+    UnaryFunction,
     check_graph,
     inputs_of,
     output_size,
 )
 from mnet.operands import activation_range, same_padding
-from mnet.oracle import LITERT
+from mnet.oracle import LITERT, Oracle
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}  # as schema.ActivationFunctionType numbers them
 
@@ -61,18 +66,33 @@ class Builder:
         scale: float = 1 / 64,
         zero_point: int = 0,
         weight_scale: float = 0.01,  # smaller for deep networks, or their activations overflow
+        oracle: Oracle = LITERT,  # whose arithmetic the samples take
     ) -> None:
+        self.oracle = oracle
         self.random = np.random.default_rng(seed)
         self.weight_scale = np.float32(weight_scale)
         self.ops: list[Op] = []
         self.tensors = {"input": Tensor("input", shape, _float32(scale), zero_point)}
+        self.inputs = ["input"]
+        self.values: dict[str, Int8Array] = {"input": self._samples(shape)}
+
+    def graph(self, outputs: str | Sequence[str], name: str = "tiny") -> Graph:
+        """Return the graph, checked, that ends in one output or several."""
+        outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        return check_graph(Graph(name, dict(self.tensors), tuple(self.ops), tuple(self.inputs), outputs, "0" * 16))
+
+    def input(self, shape: tuple[int, int, int], *, scale: float = 1 / 64, zero_point: int = 0) -> str:
+        """Add another input."""
+        name = f"input_{len(self.inputs) + 1}"
+        self.inputs.append(name)
+        self.tensors[name] = Tensor(name, shape, _float32(scale), zero_point)
+        self.values[name] = self._samples(shape)
+        return name
+
+    def _samples(self, shape: tuple[int, int, int]) -> Int8Array:
         samples = self.random.integers(-128, 128, (4, *shape)).astype(np.int8)
         samples[1] = self.random.choice(np.array([-128, 127], np.int8), shape)
-        self.values: dict[str, Int8Array] = {"input": samples}
-
-    def graph(self, output: str, name: str = "tiny") -> Graph:
-        """Return the graph, checked, that ends in `output`."""
-        return check_graph(Graph(name, dict(self.tensors), tuple(self.ops), "input", output, "0" * 16))
+        return samples
 
     def shape(self, tensor: str) -> tuple[int, int, int]:
         """Return [height, width, channels] of a tensor."""
@@ -84,8 +104,8 @@ class Builder:
     def _append(self, op: Op, target: Tensor) -> str:
         self.tensors[target.name] = target
         self.ops.append(op)
-        graph = Graph("", self.tensors, (), "input", target.name, "")
-        self.values[target.name] = golden.compute(op, graph, LITERT, tuple(self.values[n] for n in inputs_of(op)))
+        graph = Graph("", self.tensors, (), ("input",), (target.name,), "")
+        self.values[target.name] = golden.compute(op, graph, self.oracle, tuple(self.values[n] for n in inputs_of(op)))
         return target.name
 
     def _weights(self, shape: tuple[int, ...], channel_axis: int, dead: float) -> tuple[Int8Array, Float64Array]:
@@ -105,7 +125,7 @@ class Builder:
         fill: float,
     ) -> str:
         """Give `op` a bias, and its output a scale that fits what the samples make."""
-        graph = Graph("", self.tensors, (), "input", "", "")
+        graph = Graph("", self.tensors, (), ("input",), (), "")
         spread = int(np.abs(golden.accumulate(op, graph, self.values[op.input])).max(initial=1)) // 2 + 1
         bias = self.random.integers(-spread, spread + 1, op.bias.shape).astype(np.int32)
         op = replace(op, bias=_frozen(bias))
@@ -133,7 +153,7 @@ class Builder:
         """Add a CONV_2D; a share `dead` of its channels has zero weights."""
         height, width, channels_in = self.shape(source)
         weights, scales = self._weights((channels, *kernel, channels_in), 0, dead)
-        padding, size = _geometry((height, width), kernel, stride, dilation, same)
+        padding, size = geometry((height, width), kernel, stride, dilation, same)
         name, bias = self._name("conv"), np.zeros(channels, np.int32)
         op = Conv2D(name, source, f"{name}_out", weights, bias, scales, stride, dilation, padding, (-128, 127))
         return self._finish(op, (*size, channels), activation, zero_point, fill)
@@ -156,7 +176,7 @@ class Builder:
         height, width, channels_in = self.shape(source)
         channels = channels_in * multiplier
         weights, scales = self._weights((*kernel, channels), 2, dead)
-        padding, size = _geometry((height, width), kernel, stride, dilation, same)
+        padding, size = geometry((height, width), kernel, stride, dilation, same)
         name, bias = self._name("depthwise"), np.zeros(channels, np.int32)
         op = DepthwiseConv2D(
             name,
@@ -185,12 +205,35 @@ class Builder:
     ) -> str:
         """Add a FULLY_CONNECTED."""
         weights, scales = self._weights((channels, math.prod(self.shape(source))), 0, 0.0)
-        per_channel = per_channel and channels > 1
-        if not per_channel:
+        dense = Dense.PER_CHANNEL if per_channel and channels > 1 else Dense.PER_TENSOR
+        if dense is Dense.PER_TENSOR:
             scales = _frozen(np.full(channels, scales[0]))
         name, bias = self._name("dense"), np.zeros(channels, np.int32)
-        op = FullyConnected(name, source, f"{name}_out", weights, bias, scales, per_channel, (-128, 127))
+        op = FullyConnected(name, source, f"{name}_out", weights, bias, scales, dense, (-128, 127))
         return self._finish(op, (1, 1, channels), activation, zero_point, fill)
+
+    def dense_of_pixels(
+        self,
+        source: str,
+        channels: int,
+        *,
+        per_channel: bool = False,
+        activation: str = "none",
+        zero_point: int = 0,
+        fill: float = 1.0,
+        dead: float = 0.0,
+    ) -> str:
+        """Add a FULLY_CONNECTED of each of two pixels or more."""
+        height, width, taken = self.shape(source)
+        assert height * width > 1  # of one pixel it is a FullyConnected
+        weights, scales = self._weights((channels, 1, 1, taken), 0, dead)
+        dense = Dense.PER_CHANNEL if per_channel and channels > 1 else Dense.PER_TENSOR
+        if dense is Dense.PER_TENSOR:
+            scales = _frozen(np.full(channels, scales[0]))
+        name, bias = self._name("dense"), np.zeros(channels, np.int32)
+        window = (1, 1), (1, 1), (0, 0, 0, 0)
+        op = Conv2D(name, source, f"{name}_out", weights, bias, scales, *window, (-128, 127), dense)
+        return self._finish(op, (height, width, channels), activation, zero_point, fill)
 
     def average_pool(
         self,
@@ -202,18 +245,78 @@ class Builder:
         activation: str = "none",
     ) -> str:
         """Add an AVERAGE_POOL_2D."""
+        return self._pool(AveragePool2D, source, kernel, stride, same, activation)
+
+    def max_pool(
+        self,
+        source: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        *,
+        same: bool = False,
+        activation: str = "none",
+    ) -> str:
+        """Add a MAX_POOL_2D."""
+        return self._pool(MaxPool2D, source, kernel, stride, same, activation)
+
+    def _pool(
+        self,
+        kind: type[Pool2D],
+        source: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        same: bool,
+        activation: str,
+    ) -> str:
         tensor, name = self.tensors[source], self._name("pool")
-        padding, size = _geometry(tensor.shape[:2], kernel, stride, (1, 1), same)
+        padding, size = geometry(tensor.shape[:2], kernel, stride, (1, 1), same)
         chosen = activation_range(ACTIVATIONS[activation], tensor.scale, tensor.zero_point)
         assert chosen is not None
-        op = AveragePool2D(name, source, f"{name}_out", kernel, stride, padding, chosen)
+        op = kind(name, source, f"{name}_out", kernel, stride, padding, chosen)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
+    def reduce(
+        self,
+        source: str,
+        function: Reduction = Reduction.MEAN,
+        axes: tuple[int, ...] = (0, 1),
+        *,
+        zero_point: int = -128,
+        ratio: float = 1.0,
+    ) -> str:
+        """Add a MEAN or SUM of output scale = input scale * ratio, or a REDUCE_MAX or REDUCE_MIN."""
+        tensor, name = self.tensors[source], self._name(function.value)
+        op = Reduce(name, source, f"{name}_out", function, axes)
+        target = replace(tensor, name=op.output, shape=op.output_shape(tensor.shape))
+        if function in (Reduction.MEAN, Reduction.SUM):
+            target = replace(target, scale=_float32(tensor.scale * ratio), zero_point=zero_point)
+        return self._append(op, target)
+
     def mean(self, source: str, *, zero_point: int = -128, ratio: float = 1.0) -> str:
-        """Add a MEAN; output scale = input scale * ratio."""
-        tensor, name = self.tensors[source], self._name("mean")
-        op = Mean(name, source, f"{name}_out")
-        target = Tensor(op.output, (1, 1, tensor.shape[2]), _float32(tensor.scale * ratio), zero_point)
+        """Add a MEAN over rows and columns."""
+        return self.reduce(source, zero_point=zero_point, ratio=ratio)
+
+    def unary(
+        self,
+        source: str,
+        function: UnaryFunction,
+        *,
+        alpha: float = 0.1,
+        zero_point: int = -128,
+        ratio: float = 1.0,
+    ) -> str:
+        """Add a function of one value; output scale = input scale * ratio, where the function does not say."""
+        tensor, name = self.tensors[source], self._name(function.name.lower())
+        scale = _float32(tensor.scale * ratio)
+        if function is UnaryFunction.LOGISTIC:
+            scale, zero_point = 1 / 256, -128
+        if function is UnaryFunction.TANH:
+            scale, zero_point = 1 / 128, 0
+        alpha = _float32(alpha) if function is UnaryFunction.LEAKY_RELU else 0.0
+        op = Unary(name, source, f"{name}_out", function, alpha)
+        target = Tensor(op.output, tensor.shape, scale, zero_point)
+        if reason := reason_to_refuse(op, tensor, target):
+            raise ValueError(reason)
         return self._append(op, target)
 
     def add(self, first: str, second: str, *, activation: str = "none", zero_point: int = 0, fill: float = 1.0) -> str:
@@ -238,7 +341,7 @@ class Builder:
     def reshape(self, source: str, shape: tuple[int, int, int]) -> str:
         """Add a RESHAPE."""
         name = self._name("reshape")
-        op = Reshape(name, source, f"{name}_out")
+        op = Reshape(name, source, f"{name}_out", shape)
         return self._append(op, replace(self.tensors[source], name=op.output, shape=shape))
 
     def softmax(self, source: str, *, beta: float = 1.0) -> str:
@@ -248,7 +351,7 @@ class Builder:
         return self._append(op, Tensor(op.output, self.shape(source), 1 / 256, -128))
 
 
-def _geometry(
+def geometry(
     size: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], same: bool
 ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
     (top, bottom), (left, right) = (
@@ -288,6 +391,17 @@ def tiny_residual(seed: int = 0, size: int = 8) -> Graph:
     return build.graph(build.softmax(build.fully_connected(x, 4, per_channel=True)), "tiny_residual")
 
 
+def tiny_fusion(seed: int = 0, size: int = 8) -> Graph:
+    """Return a network of two inputs and three outputs: a sum that is read on, features in the middle, classes."""
+    build = Builder(seed, (size, size, 3), scale=1 / 128, zero_point=0)
+    other = build.input((size // 2, size // 2, 5), scale=1 / 64, zero_point=3)
+    x = build.conv("input", 8, (3, 3), (2, 2))
+    total = build.add(x, build.conv(other, 8, (3, 3), activation="none", zero_point=5))
+    features = build.conv(build.depthwise(total), 6, (3, 3))
+    classes = build.softmax(build.fully_connected(build.mean(features), 4))
+    return build.graph([classes, total, features], "tiny_fusion")
+
+
 def tiny_autoencoder(seed: int = 0, width: int = 24) -> Graph:
     """Return dense layers only, from a vector to a vector of the same length."""
     build = Builder(seed, (1, 1, width), scale=0.1, zero_point=7)
@@ -295,189 +409,3 @@ def tiny_autoencoder(seed: int = 0, width: int = 24) -> Graph:
     for channels in (16, 4, 16):
         x = build.fully_connected(x, channels, activation="relu", zero_point=-128)
     return build.graph(build.fully_connected(x, width, zero_point=20), "tiny_autoencoder")
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
-    for function in ACTIVATIONS.values():
-        if activation_range(function, target.scale, target.zero_point) == activation:
-            return function
-    raise ValueError(f"{op.name}: no fused activation gives the range {activation}")
-
-
-def _padding(
-    op: Op, source: Tensor, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]
-) -> int:
-    padding = op.padding  # type: ignore[union-attr]
-    if padding == (0, 0, 0, 0):
-        return int(schema.Padding.VALID)
-    if padding == _geometry(source.shape[:2], (kernel[0], kernel[1]), stride, dilation, True)[0]:
-        return int(schema.Padding.SAME)
-    raise ValueError(f"{op.name}: padding {padding} is neither SAME nor VALID")
-
-
-def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
-    """Return the shape of each tensor in the file: dense layers make [1, n], which what follows them keeps."""
-    shapes = {graph.input: [1, *graph.tensors[graph.input].shape]}
-    for op in graph.ops:
-        shape = graph.tensors[op.output].shape
-        dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
-        flat = isinstance(op, FullyConnected) or (isinstance(op, Reshape) and shape[:2] == (1, 1) and dense)
-        if isinstance(op, Add | Softmax):
-            flat = len(shapes[inputs_of(op)[0]]) == 2
-        shapes[op.output] = [1, shape[2]] if flat else [1, *shape]
-    return shapes
-
-
-def serialise(graph: Graph) -> bytes:
-    """Return a .tflite file that says what `graph` says.
-
-    Raises:
-        ValueError: a padding or an activation range has no name in the format.
-    """
-    from ai_edge_litert import schema_py_generated as objects
-
-    buffers = [objects.BufferT()]
-    tensors: list[Any] = []
-    codes: list[int] = []
-    operators: list[Any] = []
-    numbers: dict[str, int] = {}
-
-    def tensor(
-        name: str,
-        kind: int,
-        shape: list[int],
-        data: npt.NDArray[Any] | None = None,
-        scales: npt.ArrayLike | None = None,
-        zero_point: int = 0,
-        dimension: int = 0,
-    ) -> int:
-        made = objects.TensorT()
-        made.name, made.type, made.shape = name, kind, shape
-        if data is not None:
-            buffer = objects.BufferT()
-            buffer.data = np.frombuffer(data.tobytes(), np.uint8)
-            buffers.append(buffer)
-            made.buffer = len(buffers) - 1
-        if scales is not None:
-            made.quantization = objects.QuantizationParametersT()
-            made.quantization.scale = np.asarray(scales, np.float32).reshape(-1)
-            made.quantization.zeroPoint = np.full(len(made.quantization.scale), zero_point, np.int64)
-            made.quantization.quantizedDimension = dimension
-        tensors.append(made)
-        return len(tensors) - 1
-
-    def constants(op: Conv2D | DepthwiseConv2D | FullyConnected, weights: Int8Array, dimension: int) -> list[int]:
-        scales = op.weight_scales
-        if isinstance(op, FullyConnected) and not op.per_channel:
-            scales = scales[:1]
-        bias_scales = graph.tensors[op.input].scale * scales
-        shape, int8, int32 = list(weights.shape), schema.TensorType.INT8, schema.TensorType.INT32
-        return [
-            tensor(f"{op.name}_weights", int8, shape, weights, scales, 0, dimension),
-            tensor(f"{op.name}_bias", int32, [len(op.bias)], op.bias, bias_scales, 0, 0),
-        ]
-
-    def integers(name: str, values: npt.ArrayLike) -> int:
-        data: Int32Array = np.asarray(values, np.int32)
-        return tensor(name, schema.TensorType.INT32, list(data.shape), data)
-
-    shapes = _file_shapes(graph)
-
-    def activation(name: str) -> int:
-        if name not in numbers:
-            known = graph.tensors[name]
-            numbers[name] = tensor(name, schema.TensorType.INT8, shapes[name], None, [known.scale], known.zero_point)
-        return numbers[name]
-
-    activation(graph.input)
-    for op in graph.ops:
-        source, target = graph.tensors[inputs_of(op)[0]], graph.tensors[op.output]
-        more: list[int] = []
-        options: Any
-        match op:
-            case Conv2D():
-                kind, options = "CONV_2D", objects.Conv2DOptionsT()
-                kernel = op.weights.shape[1:3]
-                more = constants(op, op.weights, 0)
-            case DepthwiseConv2D():
-                kind, options = "DEPTHWISE_CONV_2D", objects.DepthwiseConv2DOptionsT()
-                kernel = op.weights.shape[:2]
-                options.depthMultiplier = op.depth_multiplier
-                more = constants(op, op.weights[None], 3)
-            case FullyConnected():
-                kind, options = "FULLY_CONNECTED", objects.FullyConnectedOptionsT()
-                more = constants(op, op.weights, 0)
-            case AveragePool2D():
-                kind, options = "AVERAGE_POOL_2D", objects.Pool2DOptionsT()
-                kernel = op.kernel
-                options.filterHeight, options.filterWidth = op.kernel
-            case Mean():
-                kind, options = "MEAN", objects.ReducerOptionsT()
-                options.keepDims = True
-                more = [integers(f"{op.name}_axes", [1, 2])]
-            case Add():
-                kind, options = "ADD", objects.AddOptionsT()
-            case Pad():
-                kind, options = "PAD", objects.PadOptionsT()
-                top, bottom, left, right = op.padding
-                more = [integers(f"{op.name}_pads", [[0, 0], [top, bottom], [left, right], [0, 0]])]
-            case Reshape():
-                kind, options = "RESHAPE", objects.ReshapeOptionsT()
-                options.newShape = shapes[op.output]
-                more = [integers(f"{op.name}_shape", shapes[op.output])]
-            case Softmax():
-                kind, options = "SOFTMAX", objects.SoftmaxOptionsT()
-                options.beta = op.beta
-            case _:
-                assert_never(op)
-        if isinstance(op, Conv2D | DepthwiseConv2D | AveragePool2D):
-            dilation = (1, 1) if isinstance(op, AveragePool2D) else op.dilation
-            options.strideH, options.strideW = op.stride
-            options.padding = _padding(op, source, kernel, op.stride, dilation)
-            if not isinstance(op, AveragePool2D):
-                options.dilationHFactor, options.dilationWFactor = dilation
-        if isinstance(op, Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Add):
-            options.fusedActivationFunction = _fused(op, target, op.activation)
-        number = getattr(schema.BuiltinOperator, kind)
-        if number not in codes:
-            codes.append(number)
-        made = objects.OperatorT()
-        made.opcodeIndex = codes.index(number)
-        made.inputs = [*(activation(name) for name in inputs_of(op)), *more]
-        made.outputs = [activation(op.output)]
-        made.builtinOptionsType = getattr(objects.BuiltinOptions, type(options).__name__.removesuffix("T"))
-        made.builtinOptions = options
-        operators.append(made)
-
-    model, subgraph = objects.ModelT(), objects.SubGraphT()
-    model.version, model.description, model.buffers, model.subgraphs = 3, "made by a test", buffers, [subgraph]
-    model.operatorCodes = []
-    for number in codes:
-        code = objects.OperatorCodeT()
-        code.builtinCode = number
-        code.deprecatedBuiltinCode = min(number, 127)
-        code.version = 1
-        model.operatorCodes.append(code)
-    subgraph.name, subgraph.tensors, subgraph.operators = graph.name, tensors, operators
-    subgraph.inputs, subgraph.outputs = [numbers[graph.input]], [numbers[graph.output]]
-    return _packed(model)
-
-
-def _packed(model: Any) -> bytes:
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def edited(data: bytes, change: Callable[[Any], None]) -> bytes:
-    """Return a .tflite file after `change` had its way with the schema's ModelT."""
-    from ai_edge_litert import schema_py_generated as objects
-
-    model = objects.ModelT.InitFromPackedBuf(data, 0)
-    change(model)
-    return _packed(model)

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mnet.cli import main
-from tests.models import edited, serialise, tiny_autoencoder, tiny_mobilenet
+from tests.models import tiny_autoencoder, tiny_mobilenet
 from tests.tools import hide_compilers
+from tests.writer import edited, serialise
 
 GOOD = serialise(tiny_mobilenet())
 
@@ -72,7 +73,7 @@ MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "is empty"),
     "text": (lambda: b"not a model at all", "no .tflite file"),
     "float": (lambda: edited(serialise(tiny_autoencoder()), as_float), "is a float32 model: quantize it to int8 first"),
-    "unsupported": (lambda: edited(GOOD, unsupported), "(RESIZE_BILINEAR): not supported. mnet reads CONV_2D"),
+    "unsupported": (lambda: edited(GOOD, unsupported), "(RESIZE_BILINEAR): not supported. End the model before it"),
 }
 
 

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mnet import proof, resources, toolchain
+from mnet import proof, resources, runtimes, tflm_runtime, toolchain
 from mnet.cli import main
 from mnet.errors import MissingToolError, ToolError
-from tests.models import serialise, tiny_mobilenet
+from tests.models import tiny_mobilenet
 from tests.tools import hide_compilers
+from tests.writer import serialise
 
 CORE = "cortex-m0"
 
@@ -57,7 +59,20 @@ def needs_host_compiler() -> None:
 
 
 def test_help_lists_the_commands_in_the_order_of_the_road() -> None:
-    names = ["demo", "doctor", "train", "quantize", "eval", "plan", "codegen", "verify", "profile", "report", "show"]
+    names = [
+        "demo",
+        "doctor",
+        "train",
+        "quantize",
+        "eval",
+        "plan",
+        "codegen",
+        "verify",
+        "trace",
+        "profile",
+        "report",
+        "show",
+    ]
     names += ["cost", "ops"]
     text = good("--help")
     assert [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()] == names
@@ -170,15 +185,15 @@ def test_a_difference_names_its_place_and_the_command_that_shows_it(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_host_compiler()
-    real = proof.run_litert
+    real = runtimes.RUNTIMES["litert"]
 
     def wrong(path: Path, graph: Any, inputs: Any) -> Any:
-        tensors = real(path, graph, inputs)
+        tensors = real.run(path, graph, inputs)
         if len(inputs) > 1:
             tensors[graph.ops[0].output][1, 2, 3, 4] ^= 1
         return tensors
 
-    monkeypatch.setattr(proof, "run_litert", wrong)
+    monkeypatch.setitem(runtimes.RUNTIMES, "litert", replace(real, run=wrong))
     result = run("verify", model, "--target", "host", "--inputs", 6, "--seed", 41)
     assert result.exit_code == 1
     text = result.stdout
@@ -217,10 +232,20 @@ def test_a_program_that_fails_is_failed_and_exits_with_1(model: Path, monkeypatc
         assert "C on this computer, failed: the guard behind the arena was written" in result.stdout
 
 
-def test_an_oracle_that_cannot_be_run_is_a_leg_not_run(model: Path) -> None:
+def test_tflm_is_run_without_litert(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tflite_micro")
     needs_host_compiler()
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    text = good("verify", model, "--target", "host", "--oracle", "tflm", "--inputs", 2)
+    assert re.search(r"^TFLM  .* equal$", text, re.MULTILINE) and text.endswith("Equal in every bit.\n")
+
+
+def test_without_tflm_its_leg_is_not_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_host_compiler()
+    monkeypatch.setattr(tflm_runtime.importlib.util, "find_spec", lambda name: None)
     result = run("verify", model, "--target", "host", "--oracle", "tflm", "--inputs", 2)
-    assert (result.exit_code == 3) == ("not run" in result.stdout)
+    assert result.exit_code == 3
+    assert "TFLM, not run: TFLM is missing: pip install 'mnet-mcu[tflm]' (Linux on x86-64)" in result.stdout
 
 
 MODELS = sorted((Path(__file__).parent / "models").glob("*.tflite"))

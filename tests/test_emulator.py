@@ -10,6 +10,7 @@ import pytest
 from codegen.targets import TARGETS
 from mnet import counting, emulator, toolchain
 from mnet.errors import ToolError
+from mnet.trace import TraceRecord, read_trace
 from tests import fake_model
 
 pytestmark = pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
@@ -167,8 +168,8 @@ def test_unmarked_programs_are_refused_by_the_counter(build: Callable[..., Path]
 
 def test_broken_traces_are_refused() -> None:
     whole = b"\x01\x00\x02\x00\x03\x00\x00\x00abc"
-    assert list(emulator.read_trace(whole)) == [emulator.TraceRecord(1, 2, b"abc")]
+    assert list(read_trace(whole)) == [TraceRecord(1, 2, b"abc")]
     with pytest.raises(ToolError, match="entry 1, call 2"):
-        list(emulator.read_trace(whole[:-1]))
+        list(read_trace(whole[:-1]))
     with pytest.raises(ToolError, match="record's head"):
-        list(emulator.read_trace(whole[:5]))
+        list(read_trace(whole[:5]))

@@ -11,6 +11,7 @@ from codegen.targets import TARGETS
 from mnet import emulator, toolchain
 from mnet.errors import ToolError
 from mnet.resources import folder as resource_folder
+from mnet.trace import OUTPUT_RECORD, TraceRecord, read_trace
 from tests import fake_model
 
 needs_arm_gcc = pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
@@ -34,9 +35,9 @@ def test_trace_holds_every_call_and_output_even_under_poison_and_sanitizers(tmp_
     for image in range(len(IMAGES)):
         for entry, call in ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3)):
             made = rows[image, call] if entry == 0 else answers[image, call]
-            expected.append(emulator.TraceRecord(entry, call, made.tobytes()))
-        expected.append(emulator.TraceRecord(emulator.OUTPUT_RECORD, image, answers[image].tobytes()))
-    assert list(emulator.read_trace(run.trace)) == expected
+            expected.append(TraceRecord(entry, call, made.tobytes()))
+        expected.append(TraceRecord(OUTPUT_RECORD, image, answers[image].tobytes()))
+    assert list(read_trace(run.trace)) == expected
 
 
 def test_untraced_program_writes_no_trace(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from mnet.pipeline import Options, prepare, requested
 from mnet.plan_cache import cached_front, cached_plan, front_if_cached
 from mnet.proof import Proof
 from mnet.report import Report
-from tests.models import serialise, tiny_mobilenet
+from tests.models import tiny_mobilenet
+from tests.writer import serialise
 
 MODELS = Path(__file__).parent / "models"
 NOTHING = Decisions(0, (), {}, (), {})

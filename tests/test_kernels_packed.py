@@ -281,7 +281,7 @@ def test_emulated_cores_without_the_fast_form(tmp_path: Any, core: str, unsolved
 def test_what_does_not_fit_says_why() -> None:
     def reason(op: Conv2D | DepthwiseConv2D, width: int = 4) -> str | None:
         tensors = {"in": Tensor("in", (4, 4, 4), 1.0, 0), "out": Tensor("out", (4, width, 4), 1.0, 0)}
-        graph = Graph("net", tensors, (op,), "in", "out", "")
+        graph = Graph("net", tensors, (op,), ("in",), ("out",), "")
         return packed_accepts(op, graph) if isinstance(op, Conv2D) else depthwise_accepts(op, graph)
 
     case = convolution_case(np.random.default_rng(0), kernel=(3, 3), channels=65, outputs=2)

@@ -20,7 +20,8 @@ from mnet.flash import estimate
 from mnet.oracle import LITERT, SHORTCUTS, requantization
 from mnet.pipeline import Options, prepare
 from mnet.profile import ModelProfile, profile_model
-from tests.models import Builder, serialise, tiny_mobilenet
+from tests.models import Builder, tiny_mobilenet
+from tests.writer import serialise
 
 
 @pytest.fixture(scope="module")

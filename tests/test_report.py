@@ -24,8 +24,9 @@ from mnet.pipeline import Options, prepare
 from mnet.proof import Proof, find_target_compiler
 from mnet.report import Report, c_snippet, generated_files, html, layer_rows
 from mnet.verify import Leg, Mismatch
-from tests.models import edited, serialise, tiny_mobilenet
+from tests.models import tiny_mobilenet
 from tests.tools import hide_compilers
+from tests.writer import edited, serialise
 
 SAMPLE = Path(__file__).parent / "models" / "sample_a25.tflite"
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -17,8 +17,9 @@ from mnet.graph import Conv2D, FullyConnected, Graph, Reshape, check_graph
 from mnet.oracle import LITERT
 from mnet.resources import shared_folder
 from mnet.tflite import parse_model, read_model
-from tests.models import Builder, edited, serialise, tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.models import Builder, tiny_autoencoder, tiny_mobilenet, tiny_residual
 from tests.strategies import random_input, small_graphs
+from tests.writer import edited, serialise
 
 
 def message(data: bytes) -> str:
@@ -54,7 +55,7 @@ def test_a_graph_comes_back_as_it_was_written(graph: Graph) -> None:
     for name, tensor in read.tensors.items():
         twin = graph.tensors[name]
         assert (tensor.shape, tensor.scale, tensor.zero_point) == (twin.shape, twin.scale, twin.zero_point)
-    assert (read.input, read.output) == (graph.input, graph.output)
+    assert (read.inputs, read.outputs) == (graph.inputs, graph.outputs)
 
 
 def test_constants_are_read_only_and_names_are_identifiers() -> None:
@@ -159,7 +160,7 @@ def test_shape_computing_operators_before_a_reshape_are_folded() -> None:
     assert [type(op).__name__ for op in read.ops] == ["Reshape", "Softmax"]
     inputs = random_input(graph, 0, 2)
     assert np.array_equal(
-        golden.run(read, LITERT, inputs)[read.output], golden.run(graph, LITERT, inputs)[graph.output]
+        golden.run(read, LITERT, inputs)[read.outputs[0]], golden.run(graph, LITERT, inputs)[graph.outputs[0]]
     )
 
 
@@ -266,7 +267,7 @@ def set_field(path: str, value: Any) -> Callable[[Any], None]:
         ("operators.0.builtinOptions.dilationWFactor", -1, "dilation"),
         ("operators.0.builtinOptions.fusedActivationFunction", 4, "fused activation"),
         ("operators.0.builtinOptions.padding", 3, "neither SAME nor VALID"),
-        ("operators.0.builtinOptions", None, "has no Conv2DOptions"),
+        ("operators.0.builtinOptions", None, "has no table of options"),
         ("operators.0.outputs", [], "0 outputs"),
         ("operators.0.inputs", [0], "1 inputs, 2 are needed"),
         ("operators.0.inputs", [0, 99], "tensor 99"),
@@ -291,8 +292,10 @@ def set_field(path: str, value: Any) -> Callable[[Any], None]:
         ("tensors.conv_0_out.quantization", None, "0 scales"),
         ("tensors.softmax_9_out.quantization.scale", [0.1], "1/256"),
         ("tensors.mean_7_axes.shape", [1], "but 8 bytes"),
-        ("inputs", [0, 1], "2 inputs"),
-        ("outputs", [], "0 outputs"),
+        ("inputs", [], "has no input"),
+        ("inputs", [0, 0], "lists its input 'input' twice"),
+        ("outputs", [0], "its output 'input' is an input"),
+        ("outputs", [], "has no output"),
     ),
 )
 def test_each_contradiction_has_its_sentence(path: str, value: Any, words: str) -> None:
@@ -303,6 +306,24 @@ def test_residual_networks_must_add_equal_shapes_of_sensible_scales() -> None:
     assert "one shape" in changed(tiny_residual(), set_field("tensors.conv_0_out.shape", [1, 8, 9, 8]))
     assert "finer" in changed(tiny_residual(), set_field("tensors.add_3_out.quantization.scale", [1e-9]))
     assert "changes scale" in changed(tiny_residual(), set_field("tensors.reshape_9_out.quantization.scale", [9.0]))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    (
+        ("operators.0.builtinOptions.filterHeight", 0, "kernel"),
+        ("operators.0.builtinOptions.strideW", -1, "stride"),
+        ("operators.0.builtinOptions.fusedActivationFunction", 4, "fused activation"),
+        ("operators.0.builtinOptions.filterWidth", 9, "contradicts itself"),
+        ("operators.0.builtinOptions", None, "has no table of options"),
+        ("tensors.pool_0_out.quantization.scale", [9.0], "changes scale"),
+        ("tensors.pool_0_out.shape", [1, 3, 3, 3], "contradicts itself"),
+    ),
+)
+@pytest.mark.parametrize("kind", ("average_pool", "max_pool"))
+def test_pools_that_cannot_be_are_told(kind: str, path: str, value: Any, words: str) -> None:
+    build = Builder(0, (5, 5, 2))
+    assert words in changed(build.graph(getattr(build, kind)("input", (3, 3))), set_field(path, value))
 
 
 def test_only_rows_and_columns_are_padded_and_averaged() -> None:
@@ -320,8 +341,9 @@ def test_only_rows_and_columns_are_padded_and_averaged() -> None:
     assert "only rows and columns" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
     assert "only rows and columns" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
     assert "damaged" in changed(graph, set_constant(pads, [[0, 0], [-1, 3], [1, 1], [0, 0]]))
-    assert "only the mean over all rows" in changed(graph, set_constant(axes, [1, 3]))
-    assert "only the mean over all rows" in changed(graph, set_constant(axes, [1]))
+    assert "the file is damaged" in changed(graph, set_constant(axes, [1, 3]))
+    assert "works along axis 4" in changed(graph, set_constant(axes, [1, 4]))
+    assert "the file is damaged" in changed(graph, set_constant(axes, [1]))
     parse_model(edited(serialise(graph), set_constant(axes, [-3, -2])), "net.tflite")
 
 

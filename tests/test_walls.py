@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mnet", "codegen", "templates", "firmware", "tests")
-VALUES = {"mnet.errors", "mnet.graph", "mnet.fixed_point", "mnet.oracle", "mnet.resources"}
+VALUES = {
+    f"mnet.{name}" for name in ("elementwise", "errors", "fixed_point", "graph", "oracle", "reductions", "resources")
+}
 
 
 def python(code: str) -> str:
@@ -146,7 +148,8 @@ def test_the_wheel_holds_the_data_folders(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_an_installed_wheel_generates_code(wheel: Path, tmp_path: Path) -> None:
-    from tests.models import serialise, tiny_mobilenet
+    from tests.models import tiny_mobilenet
+    from tests.writer import serialise
 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from codegen.front import stack_bytes
-from codegen.plan import TAKE
 from mnet.commands.console import print_json
 from mnet.pipeline import Options, prepare, write
 
@@ -25,7 +24,7 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
             "arena_bytes": plan.arena_bytes,
             "stack_bytes": stack,
             "constant_bytes": constants,
-            "steps": sum(step != TAKE for step in plan.schedule),
+            "steps": sum(step >= 0 for step in plan.schedule),
             "files": sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()),
         }
         print_json(figures, json_file)

@@ -5,16 +5,19 @@ from pathlib import Path
 
 from mnet.commands.console import Column, print_json, print_table
 from mnet.errors import ModelError
-from mnet.tflite import OPERATORS, list_operators, read_model
+from mnet.readers import READERS
+from mnet.tflite import SHAPE_OPERATORS, list_operators, read_model
 
 
 def ops(model: Path | None, json_file: str | None) -> None:
     """Print the operators of `model`, or with None those that mnet reads."""
     if model is None:
+        extents = {kind: reader.extent for kind, reader in READERS.items()}
+        extents |= {kind: "where it only serves a RESHAPE" for kind in SHAPE_OPERATORS if kind not in extents}
         if json_file:
-            print_json(dict(OPERATORS), json_file)
+            print_json(extents, json_file)
         else:
-            print_table((Column("operator"), Column("as far as")), list(OPERATORS.items()))
+            print_table((Column("operator"), Column("as far as")), list(extents.items()))
         return
     rows = list_operators(model)
     try:

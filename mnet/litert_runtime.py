@@ -1,0 +1,65 @@
+"""Run LiteRT, with any of its sets of kernels, and hand back every tensor that a Graph knows."""
+
+import warnings
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+from mnet.errors import MissingToolError, ToolError
+from mnet.graph import Graph, Int8Array
+
+
+class Kernels(Enum):
+    """Which kernels LiteRT runs, by the name of its OpResolverType."""
+
+    REFERENCE = "BUILTIN_REF"  # plain loops, the specification
+    OPTIMISED = "BUILTIN_WITHOUT_DEFAULT_DELEGATES"  # the library's own fast ones: ruy, NEON or SSE
+    XNNPACK = "BUILTIN"  # what an application gets by default: the XNNPACK delegate wherever it takes an operator
+
+
+def run_litert(
+    model: Path | bytes, graph: Graph, inputs: Mapping[str, Int8Array], kernels: Kernels = Kernels.REFERENCE
+) -> dict[str, Int8Array]:
+    """Return every activation of `graph` as LiteRT computes it, by tensor name.
+
+    Args:
+        model: the .tflite file that `graph` was read from, or its bytes.
+        graph: names, shapes and indices of the tensors.
+        inputs: int8 [n, height, width, channels] of each of the graph's inputs, by tensor name.
+        kernels: which of its kernels. Delegates write every tensor, too, where all are preserved.
+
+    Raises:
+        MissingToolError: LiteRT is not installed.
+        ToolError: it refuses the model.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    except ImportError as error:
+        raise MissingToolError("LiteRT is missing: pip install ai-edge-litert") from error
+    source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that all tensors are kept takes memory: they are what is wanted
+            interpreter = Interpreter(
+                **source,
+                experimental_op_resolver_type=OpResolverType[kernels.value],
+                experimental_preserve_all_tensors=True,
+            )
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ToolError(f"LiteRT refuses {graph.name}: {error}") from error
+    details = interpreter.get_input_details()  # in the order of the file, as the graph's are
+    count = len(inputs[graph.inputs[0]])
+    tensors = {
+        name: np.empty((count, *tensor.shape), np.int8) for name, tensor in graph.tensors.items() if tensor.index >= 0
+    }
+    for number in range(count):
+        for name, detail in zip(graph.inputs, details, strict=True):
+            interpreter.set_tensor(detail["index"], inputs[name][number].reshape(detail["shape"]))
+        interpreter.invoke()
+        for name, values in tensors.items():
+            tensor = graph.tensors[name]
+            values[number] = interpreter.get_tensor(tensor.index).reshape(tensor.shape)
+    return tensors
