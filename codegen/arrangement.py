@@ -68,7 +68,9 @@ def works_of(
 
 
 def _clipped(window: tuple[int, int], storage: Storage) -> tuple[int, int]:
-    """Return the virtual rows of a window of real rows."""
+    """Return the virtual rows of a window of real rows; (0, -1) where there are none."""
+    if window[1] < window[0]:
+        return 0, -1
     first, last = window[0] + storage.top, window[1] + storage.top
     return max(first, 0), min(last, storage.virtual_rows - 1)
 

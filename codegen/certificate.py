@@ -82,7 +82,7 @@ def stored_row_bytes(storage: Storage) -> int:
 def value_row_bytes(storage: Storage) -> int:
     """Return the bytes of one row at a byte for each value; sums have four."""
     _, width, channels = storage.tensor.shape
-    return width * channels * (4 if storage.layout is SUMS32 else 1)
+    return width * channels * (4 if storage.layout.element_bytes == 4 else 1)
 
 
 def problem_of_plan(plan: Plan, row_bytes: RowBytes) -> Problem:

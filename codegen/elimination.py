@@ -131,12 +131,32 @@ def _sum(tables: Sequence[_Table]) -> _Table:
 
 
 def _minimum(tables: Sequence[_Table], eliminated: Sequence[int]) -> Array:
-    """Return the least sum of `tables` over the `eliminated` counts: a vector over the one that is left."""
+    """Return the least sum of `tables` over the `eliminated` counts: a vector over the one that is left.
+
+    Where a table would be too large, the least of each part of the sum is taken, which is no more than that of all.
+    """
     left = list(tables)
     for op in eliminated:
-        total = _sum([table for table in left if op in table.ops])
-        axis = total.ops.index(op)
-        ops = tuple(other for other in total.ops if other != op)
+        groups = _grouped([table for table in left if op in table.ops])
         left = [table for table in left if op not in table.ops]
-        left.append(_Table(ops, total.values.min(axis=axis)))
+        for group in groups:
+            total = _sum(group)
+            axis = total.ops.index(op)
+            ops = tuple(other for other in total.ops if other != op)
+            left.append(_Table(ops, total.values.min(axis=axis)))
     return _sum(left).values.reshape(-1)
+
+
+def _grouped(tables: Sequence[_Table]) -> list[list[_Table]]:
+    """Return the tables in groups, as few as have sums of at most so many cells."""
+    groups: list[tuple[dict[int, int], list[_Table]]] = []
+    for table in tables:
+        sizes = dict(zip(table.ops, table.values.shape, strict=True))
+        for known, group in groups:
+            if math.prod((known | sizes).values()) <= _LARGEST:
+                known |= sizes
+                group.append(table)
+                break
+        else:
+            groups.append((sizes, [table]))
+    return [group for _, group in groups]

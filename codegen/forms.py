@@ -83,6 +83,7 @@ def form_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int,
         output: whether it is one of the network's, which stay to the end.
     """
     name = storage.tensor.name
+    lives = _in_order(storage, lives)
     real = range(storage.top, storage.top + storage.height)
     begin = min(lives[row][0] for row in real if row in lives)
     known = {row: (begin, span[1]) if row < storage.top and not storage.apart else span for row, span in lives.items()}
@@ -111,10 +112,26 @@ def live_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int,
     if not storage.apart:
         return form_of(storage, stages, lives, steps, output).live
     changes, size = [0] * (steps + 1), storage.slot_bytes
-    for first, last in lives.values():
+    for first, last in _in_order(storage, lives).values():
         changes[first] += size
         changes[last + 1] -= size
     return np.cumsum(changes[:-1])
+
+
+def _in_order(storage: Storage, lives: Lives) -> Lives:
+    """Return lives in which padding rows are set one after the other, none left out: the table of fills counts upwards.
+
+    Readers with different windows may want the second row above before the first, or leave one out.
+    """
+    if storage.top < 2 and storage.bottom < 2:
+        return lives
+    ordered = dict(lives)
+    end = storage.top + storage.height
+    for rows in ([row for row in lives if row < storage.top], [row for row in lives if row >= end]):
+        for row in range(max(rows, default=0) - 1, min(rows, default=0) - 1, -1):
+            step = ordered[row + 1][0]
+            ordered[row] = (min(step, lives[row][0]), lives[row][1]) if row in lives else (step, step)
+    return ordered
 
 
 def _most_together(lives: Lives) -> int:

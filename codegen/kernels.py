@@ -21,10 +21,12 @@ from codegen import (
     depthwise_shared,
     depthwise_wide,
     elementwise,
+    movement,
     packed,
     plain,
     pooling,
     reduction,
+    resizing,
 )
 from codegen.call import Call
 from codegen.convolution_cost import convolution_cost, fpu_cost
@@ -40,8 +42,6 @@ from mnet.graph import (
     FullyConnected,
     Graph,
     Op,
-    Pad,
-    Reshape,
     inputs_of,
 )
 
@@ -67,12 +67,28 @@ def _convolution_pointers(call: Call) -> int:
     return 1 if isinstance(call.op, FullyConnected) else _window_pointers(call)
 
 
+_GAPS = "pixels of the input do not follow each other"
+
+
+def _is_one_run(op: FullyConnected, graph: Graph, target: Target) -> bool:
+    """Return whether the rows of the input follow each other: no other reader wants something beside them."""
+    needs = (
+        kernel.needs(other, graph, target)
+        for other in graph.consumers(op.input)
+        if not isinstance(other, FullyConnected)
+        for kernel in candidates(other, graph, target)
+    )
+    return not any(need.slack_bytes or any(need.padding[2:]) for need in needs)
+
+
 def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if not isinstance(op, Conv2D | FullyConnected):
         return "not a convolution"
     height, width, channels = graph.tensors[op.input].shape
     if isinstance(op, FullyConnected) and height * width > 1 and channels % 4:
-        return "pixels of the input do not follow each other"
+        return _GAPS
+    if isinstance(op, FullyConnected) and not _is_one_run(op, graph, target):
+        return _GAPS
     return convolution.convolution_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
 
@@ -124,6 +140,8 @@ def _depthwise_makes(call: Call, compact: bool, shared: bool, apart: bool) -> bo
 
 
 def _convolution_mve(op: Op, graph: Graph, target: Target) -> str | None:
+    if isinstance(op, FullyConnected) and target.mve and not _is_one_run(op, graph, target):
+        return _GAPS
     return convolution_mve.convolution_accepts(op, graph) if target.mve else "no vectors"
 
 
@@ -416,18 +434,9 @@ KERNELS: tuple[Kernel, ...] = (
         pack=plain.add_pack,
     ),
     *elementwise.KERNELS,
-    Kernel(
-        family="copy",
-        template="copy.c.j2",
-        accepts=only(Pad, Reshape),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_whole,
-        view=plain.copy_view,
-        pack=plain.no_constants,
-        only_whole=True,
-    ),
+    *movement.KERNELS,
     *pooling.KERNELS,
+    *resizing.KERNELS,
     *reduction.KERNELS,
 )
 

@@ -35,8 +35,9 @@ def problem_of(
     needs = tuple(
         tuple(
             tuple(
-                (makers[name], _calls_for(works[makers[name]], min(work.windows[which][number][1], ends[name] - 1)))
-                for which, name in enumerate(work.inputs)
+                (makers[name], _calls_for(works[makers[name]], min(windows[number][1], ends[name] - 1)))
+                for name, windows in zip(work.inputs, work.windows, strict=True)
+                if windows[number][0] <= windows[number][1]
             )
             for number in range(work.calls)
         )

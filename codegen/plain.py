@@ -24,7 +24,6 @@ from mnet.graph import (
     FullyConnected,
     Int8Array,
     Int32Array,
-    Pad,
 )
 from mnet.oracle import AddArithmetic, Rounding, add
 
@@ -310,29 +309,6 @@ def add_pack(call: Call, view: AddView, phase: int) -> tuple[int, ...]:
         shifted = (quantized - how.input_zero_points[which]) << how.left_shift
         words += [as_word(int(v)) for v in scale(shifted, how.input_multipliers[which], how.input_shifts[which])]
     return tuple(words)
-
-
-@dataclass(frozen=True)
-class CopyView:
-    """The same values under another shape, or inside a frame of the zero_point."""
-
-    source: Access
-    target: Access
-    padding: tuple[int, int]  # top, left
-    padding_value: int  # quantized
-    reshape: bool
-
-
-def copy_view(call: Call) -> CopyView:
-    """Return the view of a Pad or Reshape."""
-    padding = (call.op.padding[0], call.op.padding[2]) if isinstance(call.op, Pad) else (0, 0)
-    return CopyView(
-        access(call.inputs[0]),
-        access(call.output),
-        padding,
-        call.output.tensor.zero_point,
-        not isinstance(call.op, Pad),
-    )
 
 
 def no_constants(call: Call, view: object, phase: int) -> tuple[int, ...]:

@@ -41,13 +41,15 @@ _NO_SHAPE = (-1, -1, -1)  # of inputs that do not fit together
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation: int8 [height, width, channels]."""
+    """An activation: int8 [height, width, channels], but for indices."""
 
     name: str  # of the tensor in the .tflite, made unique, so that every later message can point back to it
     shape: Shape
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
+    type: str = "int8"  # or int32: indices without a scale, an output that nothing reads
+    outside: str = "int8"  # what an input or output is in the file, where that differs: float32, uint8, int64
     live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 
@@ -167,6 +169,30 @@ class MaxPool2D:
 Pool2D = AveragePool2D | MaxPool2D
 
 
+class Sampling(Enum):
+    """How a Resize makes a pixel."""
+
+    NEAREST = "nearest"  # the pixel that lies nearest
+    BILINEAR = "bilinear"  # of four around, each weighted by how near it is
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The same picture in another number of rows and columns."""
+
+    name: str
+    input: str
+    output: str
+    sampling: Sampling
+    size: tuple[int, int]  # rows, columns of the output
+    align_corners: bool  # the centres of the pixels in the corners stay where they are
+    half_pixel_centers: bool  # centres of pixels lie at 0.5, 1.5, ... instead of 0, 1, ...
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*self.size, source[2])
+
+
 @dataclass(frozen=True)
 class Reduce:
     """One value for all that lie along some axes, which become 1 long."""
@@ -181,6 +207,19 @@ class Reduce:
         """Return the shape that the input and the attributes make."""
         height, width, channels = (1 if axis in self.axes else size for axis, size in enumerate(source))
         return (height, width, channels)
+
+
+@dataclass(frozen=True)
+class ArgMax:
+    """The index of the largest channel of each pixel, the first of equals, as int32; the end of a network."""
+
+    name: str
+    input: str
+    output: str
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (source[0], source[1], 1)
 
 
 class UnaryFunction(Enum):
@@ -235,17 +274,60 @@ class Add:
 
 @dataclass(frozen=True)
 class Pad:
-    """Rows and columns of the zero_point around a tensor."""
+    """One value around a tensor: rows, columns, channels of it."""
 
     name: str
     input: str
     output: str
     padding: tuple[int, int, int, int]  # top, bottom, left, right
+    channels: tuple[int, int]  # before and after the tensor's own
+    value: int  # quantized
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
         top, bottom, left, right = self.padding
-        return (source[0] + top + bottom, source[1] + left + right, source[2])
+        return (source[0] + top + bottom, source[1] + left + right, source[2] + sum(self.channels))
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Tensors one behind the other along an axis; all else of their shapes is equal."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    axis: int  # of [height, width, channels]
+
+    def output_shape(self, *sources: Shape) -> Shape:
+        """Return the shape that the inputs make."""
+        others = {(*shape[: self.axis], 0, *shape[self.axis + 1 :]) for shape in sources}
+        if len(others) != 1:
+            return _NO_SHAPE
+        together = sum(shape[self.axis] for shape in sources)
+        height, width, channels = (together if axis == self.axis else size for axis, size in enumerate(sources[0]))
+        return height, width, channels
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Some rows, columns and channels by their numbers: slices of any step, parts, mirrored edges, repetitions."""
+
+    name: str
+    input: str
+    output: str
+    rows: tuple[int, ...]  # of the input, one for each row of the output
+    columns: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    @property
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """Return the numbers along each axis."""
+        return (self.rows, self.columns, self.channels)
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        inside = all(min(taken) >= 0 and max(taken) < size for taken, size in zip(self.numbers, source, strict=True))
+        return (len(self.rows), len(self.columns), len(self.channels)) if inside else _NO_SHAPE
 
 
 @dataclass(frozen=True)
@@ -263,6 +345,27 @@ class Reshape:
 
 
 @dataclass(frozen=True)
+class Rearrange:
+    """A transposition between two reshapes: TRANSPOSE, SPACE_TO_DEPTH, DEPTH_TO_SPACE, a shuffle of channels.
+
+    out = in.reshape(view).transpose(permutation).reshape(shape), as NumPy has it. `mnet.movement.rearrange` makes the
+    one of fewest axes.
+    """
+
+    name: str
+    input: str
+    output: str
+    view: tuple[int, ...]
+    permutation: tuple[int, ...]  # of the axes of the view
+    shape: Shape
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        fits = math.prod(self.shape) == math.prod(source) == math.prod(self.view)
+        return self.shape if fits and sorted(self.permutation) == list(range(len(self.view))) else _NO_SHAPE
+
+
+@dataclass(frozen=True)
 class Softmax:
     """Softmax over the channels of [1, 1, channels]."""
 
@@ -276,24 +379,13 @@ class Softmax:
         return source
 
 
-Op = (
-    Conv2D
-    | DepthwiseConv2D
-    | FullyConnected
-    | AveragePool2D
-    | MaxPool2D
-    | Reduce
-    | Unary
-    | Add
-    | Pad
-    | Reshape
-    | Softmax
-)
+Move = Pad | Concat | Gather | Reshape | Rearrange  # ops that move values and change none
+Op = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Resize | Reduce | ArgMax | Unary | Add | Softmax | Move
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
     """Return the names of the activations that `op` reads."""
-    return op.inputs if isinstance(op, Add) else (op.input,)
+    return op.inputs if isinstance(op, Add | Concat) else (op.input,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,6 +448,8 @@ def check_graph(graph: Graph) -> Graph:
         for name in inputs_of(op):
             if name not in made:
                 raise ModelError(f"{graph.name}, {op.name}: reads {name!r} before it is made")
+            if graph.tensors[name].type != "int8":
+                raise ModelError(f"{graph.name}, {op.name}: reads {name!r}, which is {graph.tensors[name].type}")
         if op.output in made:
             raise ModelError(f"{graph.name}, {op.name}: {op.output!r} is made twice")
         made.add(op.output)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mnet.edges import from_quantized
 from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Graph, Int8Array
 
@@ -52,12 +53,12 @@ def run_litert(
         raise ToolError(f"LiteRT refuses {graph.name}: {error}") from error
     details = interpreter.get_input_details()  # in the order of the file, as the graph's are
     count = len(inputs[graph.inputs[0]])
-    tensors = {
-        name: np.empty((count, *tensor.shape), np.int8) for name, tensor in graph.tensors.items() if tensor.index >= 0
-    }
+    known = [tensor for tensor in graph.tensors.values() if tensor.index >= 0]
+    tensors = {tensor.name: np.empty((count, *tensor.shape), tensor.type) for tensor in known}
     for number in range(count):
         for name, detail in zip(graph.inputs, details, strict=True):
-            interpreter.set_tensor(detail["index"], inputs[name][number].reshape(detail["shape"]))
+            given = from_quantized(graph.tensors[name], inputs[name][number])
+            interpreter.set_tensor(detail["index"], given.reshape(detail["shape"]))
         interpreter.invoke()
         for name, values in tensors.items():
             tensor = graph.tensors[name]

@@ -1,6 +1,7 @@
 """What an operator of a .tflite file takes and makes, checked: activations, constants, weights, windows."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,17 @@ class Operands:
             tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype, copy=False)
         )
 
+    def integers(self, tensor: RawTensor, what: str) -> npt.NDArray[Any]:
+        """Return a constant of int32 or int64 in its shape, read-only."""
+        return self.constant(tensor, "int64" if tensor.type == "int64" else "int32", what)
+
+    def number(self, tensor: RawTensor, what: str) -> int:
+        """Return a constant of one integer."""
+        values = self.integers(tensor, what)
+        if values.size != 1:
+            raise self.fail(f"has {values.size} values for its {what}; the file is damaged.")
+        return int(values.reshape(-1)[0])
+
     def weights(self, tensor: RawTensor, rank: int, axis: int) -> tuple[Int8Array, npt.NDArray[np.float64]]:
         """Return int8 weights and one scale per channel of `axis`."""
         weights = self.constant(tensor, "int8", "weights")
@@ -218,12 +230,39 @@ class Operands:
             raise self.fail(f"has {channels} output channels but {bias.size} biases.")
         return bias.reshape(channels)
 
-    def output(self, operator: RawOperator) -> Tensor:
+    def output(self, operator: RawOperator, position: int | None = None) -> Tensor:
+        """Return an output, or the only one."""
+        if position is None and len(operator.outputs) != 1:
+            raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
+        tensor = self.raw(operator.outputs[position or 0])
+        self.activation(tensor)
+        return self.tensors[tensor.index]
+
+    def indices(self, operator: RawOperator, shape: Shape) -> Tensor:
+        """Return the output of an operator that makes int32 or int64 indices: it must be an output of the model.
+
+        Raises:
+            ModelError: it is of another type or number, or something reads it.
+        """
         if len(operator.outputs) != 1:
             raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
         tensor = self.raw(operator.outputs[0])
-        self.activation(tensor)
-        return self.tensors[tensor.index]
+        if tensor.type not in ("int32", "int64") or math.prod(tensor.shape) != math.prod(shape):
+            raise self.fail(f"makes {tensor.type} {list(tensor.shape)} of {list(shape)}; the file is damaged.")
+        reader = next((other for other in self.model.operators if tensor.index in other.inputs), None)
+        if reader or tensor.index not in self.model.outputs:
+            whose = f"{reader.kind} reads its result" if reader else "its result is no output of the model"
+            raise self.fail(f"{whose}: only the end of a model can be indices.")
+        outside = "int64" if tensor.type == "int64" else "int8"
+        made = Tensor(self.names[tensor.index], shape, 1.0, 0, tensor.index, "int32", outside)
+        self.tensors[tensor.index] = made
+        return made
+
+    def makes(self, operator: RawOperator, shape: Sequence[int], position: int = 0) -> None:
+        """Refuse a file that gives an output another shape than the operator makes."""
+        found = self.raw(operator.outputs[position]).shape
+        if found != tuple(shape):
+            raise self.fail(f"makes {list(shape)}, but its output has shape {list(found)}; the file is damaged.")
 
     def input(self, operator: RawOperator, position: int = 0) -> Tensor:
         tensor = self.operand(operator, position)

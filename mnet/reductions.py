@@ -14,7 +14,7 @@ from mnet.fixed_point import (
     rounding_divide_by_power_of_two,
     saturating_rounding_doubling_high_multiply,
 )
-from mnet.graph import Graph, Int8Array, Reduce, Reduction, Softmax
+from mnet.graph import Graph, Int8Array, Int32Array, Reduce, Reduction, Softmax
 from mnet.oracle import Oracle, Rounding, scaled
 
 
@@ -68,6 +68,14 @@ def reduce(op: Reduce, graph: Graph, oracle: Oracle, x: Int8Array) -> Int8Array:
             return np.asarray(x.min(axis=axes, keepdims=True))
         case _:
             assert_never(op.function)
+
+
+def arg_max(x: Int8Array) -> Int32Array:
+    """Return the index of the largest value of the last axis, which becomes 1 long; of equals the first.
+
+    Source: TensorFlow Lite, kernels/internal/reference/arg_min_max.h, ArgMinMax.
+    """
+    return np.asarray(x.argmax(axis=-1, keepdims=True), np.int32)
 
 
 @dataclass(frozen=True)

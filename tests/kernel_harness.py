@@ -256,13 +256,12 @@ def run_emulated(cases: Sequence[Case], where: Path, core: str = "M4", flags: Se
         machine.run(case, name)
 
 
-def measured(
-    cases: Sequence[Case], where: Path, core: str = "M4", timing: Timing = target("cortex-m4").timing
-) -> list[Cost]:
+def measured(cases: Sequence[Case], where: Path, core: str = "M4", timing: Timing | None = None) -> list[Cost]:
     """Compile all cases for a core, run them in Unicorn, compare; return what each call took."""
     names = write_sources(cases, where)
     machine = Machine(where, core)
-    return [machine.measure(case, name, timing) for case, name in zip(cases, names, strict=True)]
+    timed = timing or target("cortex-m4").timing
+    return [machine.measure(case, name, timed) for case, name in zip(cases, names, strict=True)]
 
 
 # ---- cases ----

@@ -13,20 +13,26 @@ from mnet.elementwise import reason_to_refuse
 from mnet.fixed_point import Float64Array
 from mnet.graph import (
     Add,
+    ArgMax,
     AveragePool2D,
+    Concat,
     Conv2D,
     Dense,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
     Int8Array,
     MaxPool2D,
+    Move,
     Op,
     Pad,
     Pool2D,
     Reduce,
     Reduction,
     Reshape,
+    Resize,
+    Sampling,
     Softmax,
     Tensor,
     Unary,
@@ -35,6 +41,7 @@ from mnet.graph import (
     inputs_of,
     output_size,
 )
+from mnet.movement import rearrange
 from mnet.operands import activation_range, same_padding
 from mnet.oracle import LITERT, Oracle
 
@@ -275,6 +282,20 @@ class Builder:
         op = kind(name, source, f"{name}_out", kernel, stride, padding, chosen)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
+    def resize(
+        self,
+        source: str,
+        size: tuple[int, int],
+        sampling: Sampling = Sampling.NEAREST,
+        *,
+        align_corners: bool = False,
+        half_pixel_centers: bool = False,
+    ) -> str:
+        """Add a RESIZE_NEAREST_NEIGHBOR or a RESIZE_BILINEAR."""
+        tensor, name = self.tensors[source], self._name("resize")
+        op = Resize(name, source, f"{name}_out", sampling, size, align_corners, half_pixel_centers)
+        return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
+
     def reduce(
         self,
         source: str,
@@ -330,19 +351,64 @@ class Builder:
         op = Add(name, (first, second), f"{name}_out", chosen)
         return self._append(op, Tensor(op.output, sources[0].shape, scale, zero_point))
 
-    def pad(self, source: str, padding: tuple[int, int, int, int]) -> str:
-        """Add a PAD of (top, bottom, left, right)."""
-        tensor, name = self.tensors[source], self._name("pad")
-        height, width, channels = tensor.shape
-        shape = (height + padding[0] + padding[1], width + padding[2] + padding[3], channels)
-        op = Pad(name, source, f"{name}_out", padding)
-        return self._append(op, replace(tensor, name=op.output, shape=shape))
+    def arg_max(self, source: str) -> str:
+        """Add an ARG_MAX over channels; the end of a network."""
+        name = self._name("argmax")
+        op = ArgMax(name, source, f"{name}_out")
+        return self._append(op, Tensor(op.output, op.output_shape(self.shape(source)), 1.0, 0, type="int32"))
+
+    def _moved(self, op: Move) -> str:
+        """Add an op that keeps scale and zero_point."""
+        source = self.tensors[inputs_of(op)[0]]
+        shape = op.output_shape(*(self.shape(name) for name in inputs_of(op)))
+        return self._append(op, replace(source, name=op.output, shape=shape))
+
+    def pad(
+        self,
+        source: str,
+        padding: tuple[int, int, int, int],
+        channels: tuple[int, int] = (0, 0),
+        value: int | None = None,
+    ) -> str:
+        """Add a PAD of (top, bottom, left, right) and channels, with a value other than the zero_point a PADV2."""
+        name = self._name("pad")
+        value = self.tensors[source].zero_point if value is None else value
+        return self._moved(Pad(name, source, f"{name}_out", padding, channels, value))
+
+    def concat(self, sources: tuple[str, ...], axis: int) -> str:
+        """Add a CONCATENATION along an axis of [height, width, channels]."""
+        name = self._name("concat")
+        return self._moved(Concat(name, sources, f"{name}_out", axis))
+
+    def gather(self, source: str, rows: Sequence[int], columns: Sequence[int], channels: Sequence[int]) -> str:
+        """Add a Gather: a STRIDED_SLICE, or a GATHER along one axis."""
+        name = self._name("gather")
+        return self._moved(Gather(name, source, f"{name}_out", tuple(rows), tuple(columns), tuple(channels)))
+
+    def transpose(self, source: str, order: tuple[int, int, int]) -> str:
+        """Add a TRANSPOSE of [height, width, channels]."""
+        shape, name = self.shape(source), self._name("transpose")
+        height, width, channels = (shape[axis] for axis in order)
+        return self._moved(rearrange(name, source, f"{name}_out", shape, order, (height, width, channels)))
+
+    def space_to_depth(self, source: str, size: int) -> str:
+        """Add a SPACE_TO_DEPTH."""
+        (height, width, channels), name = self.shape(source), self._name("space_to_depth")
+        view = (height // size, size, width // size, size, channels)
+        shape = (height // size, width // size, channels * size * size)
+        return self._moved(rearrange(name, source, f"{name}_out", view, (0, 2, 1, 3, 4), shape))
+
+    def depth_to_space(self, source: str, size: int) -> str:
+        """Add a DEPTH_TO_SPACE."""
+        (height, width, channels), name = self.shape(source), self._name("depth_to_space")
+        view = (height, width, size, size, channels // (size * size))
+        shape = (height * size, width * size, channels // (size * size))
+        return self._moved(rearrange(name, source, f"{name}_out", view, (0, 2, 1, 3, 4), shape))
 
     def reshape(self, source: str, shape: tuple[int, int, int]) -> str:
         """Add a RESHAPE."""
         name = self._name("reshape")
-        op = Reshape(name, source, f"{name}_out", shape)
-        return self._append(op, replace(self.tensors[source], name=op.output, shape=shape))
+        return self._moved(Reshape(name, source, f"{name}_out", shape))
 
     def softmax(self, source: str, *, beta: float = 1.0) -> str:
         """Add a SOFTMAX."""

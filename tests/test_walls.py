@@ -14,7 +14,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mnet", "codegen", "templates", "firmware", "tests")
 VALUES = {
-    f"mnet.{name}" for name in ("elementwise", "errors", "fixed_point", "graph", "oracle", "reductions", "resources")
+    f"mnet.{name}"
+    for name in (
+        "elementwise",
+        "errors",
+        "fixed_point",
+        "graph",
+        "movement",
+        "oracle",
+        "reductions",
+        "resources",
+        "windows",
+    )
 }
 
 

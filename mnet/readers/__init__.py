@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mnet.readers import elementwise, movement, pooling, reductions, weighted
+from mnet.readers import elementwise, movement, pooling, reductions, slices, weighted
 from mnet.readers.reader import Reader
 
 READERS: Mapping[str, Reader] = {
@@ -11,4 +11,5 @@ READERS: Mapping[str, Reader] = {
     **reductions.READERS,
     **elementwise.READERS,
     **movement.READERS,
+    **slices.READERS,
 }
