@@ -27,6 +27,7 @@ from mnet.graph import (
     Gather,
     Graph,
     Int8Array,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
@@ -120,7 +121,7 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
             if not _keeps_channels(op, len(source.low)):
                 return Interval(*(np.full(op.shape[2], end) for end in (source.low.min(), source.high.max())))
             return source
-        case ArgMax() | Softmax():
+        case ArgMax() | L2Normalization() | Softmax():
             return _everything(graph.tensors[op.output].shape[2])
         case _:
             assert_never(op)
@@ -245,7 +246,7 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
                 together |= live[name]
             for name in (*inputs_of(op), op.output):
                 live[name][:] = together
-        case Softmax():
+        case L2Normalization() | Softmax():
             for name in (op.input, op.output):
                 live[name][:] = True
         case _:

@@ -198,7 +198,8 @@ def _cycles(storage: Storage, fills: Sequence[Fill]) -> int:
 def _sides_are_runs(storage: Storage) -> bool:
     """Return whether the padding beside a row is one run of words, or two of equal length."""
     left, right = storage.left * storage.pixel_bytes, storage.right * storage.pixel_bytes
-    return left % 4 == right % 4 == 0 and (left == right or not left or not right)
+    behind = left + storage.width * storage.pixel_bytes if right else 0  # where that on the right begins
+    return left % 4 == right % 4 == behind % 4 == 0 and (left == right or not left or not right)
 
 
 def is_one_buffer(storage: Storage, stages: Sequence[Stage], output: bool) -> bool:

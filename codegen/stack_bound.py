@@ -43,6 +43,7 @@ _COMPILED = {
     "rearrange": 96,
     "pool": 240,
     "lookup": 96,
+    "l2_normalization": 120,
     "reduce": 120,
     "reduced": 96,
     "resize_bilinear": 120,

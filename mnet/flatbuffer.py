@@ -35,6 +35,7 @@ _FIELDS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # operator: (its table o
     "MUL": ("MulOptions", ("FusedActivationFunction",)),
     "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
     "ARG_MAX": ("ArgMaxOptions", ("OutputType",)),
+    "L2_NORMALIZATION": ("L2NormOptions", ("FusedActivationFunction",)),
     "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
     "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
     "GELU": ("GeluOptions", ("Approximate",)),
@@ -61,6 +62,7 @@ class RawTensor:
     index: int
     name: str
     shape: tuple[int, ...]
+    signature: tuple[int, ...]  # the same, -1 for a size that is open; () where none is
     type: str
     data: npt.NDArray[np.uint8] | None  # of a constant
     scales: npt.NDArray[np.float32]
@@ -147,6 +149,7 @@ def _parse_tensor(model: Any, table: Any, index: int) -> RawTensor:
         index=index,
         name=(table.Name() or b"")[:_LONGEST_NAME].decode("utf-8", "replace"),
         shape=_shape(_ints(table.ShapeAsNumpy(), 8)),
+        signature=_ints(table.ShapeSignatureAsNumpy(), 8),
         type=_TYPE_NAMES[table.Type()],
         data=data if len(data) else None,
         scales=_vector(quantization.ScaleAsNumpy() if quantization else 0).astype(np.float32, copy=False),

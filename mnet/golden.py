@@ -24,6 +24,7 @@ from mnet.graph import (
     Graph,
     Int8Array,
     Int32Array,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
@@ -78,6 +79,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return windows.resize(op, x)
         case Reduce():
             return reductions.reduce(op, graph, oracle, x)
+        case L2Normalization():
+            return reductions.l2_normalize(x, graph.tensors[op.input].zero_point)
         case ArgMax():
             return reductions.arg_max(x)
         case Unary():

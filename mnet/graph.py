@@ -366,8 +366,21 @@ class Rearrange:
 
 
 @dataclass(frozen=True)
+class L2Normalization:
+    """The channels of each pixel divided by their Euclidean length."""
+
+    name: str
+    input: str
+    output: str
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
+
+
+@dataclass(frozen=True)
 class Softmax:
-    """Softmax over the channels of [1, 1, channels]."""
+    """Softmax over the channels of each pixel."""
 
     name: str
     input: str
@@ -380,7 +393,20 @@ class Softmax:
 
 
 Move = Pad | Concat | Gather | Reshape | Rearrange  # ops that move values and change none
-Op = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Resize | Reduce | ArgMax | Unary | Add | Softmax | Move
+Op = (
+    Conv2D
+    | DepthwiseConv2D
+    | FullyConnected
+    | Pool2D
+    | Resize
+    | Reduce
+    | ArgMax
+    | Unary
+    | Add
+    | L2Normalization
+    | Softmax
+    | Move
+)
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from mnet.axes import axes_of, shape_of
 from mnet.elementwise import clamp_of
 from mnet.errors import ModelError
 from mnet.flatbuffer import RawModel, RawOperator, RawTensor
-from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction
+from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction, inputs_of
 from mnet.layer_names import unique
 
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
@@ -259,10 +259,35 @@ class Operands:
         return made
 
     def makes(self, operator: RawOperator, shape: Sequence[int], position: int = 0) -> None:
-        """Refuse a file that gives an output another shape than the operator makes."""
-        found = self.raw(operator.outputs[position]).shape
-        if found != tuple(shape):
-            raise self.fail(f"makes {list(shape)}, but its output has shape {list(found)}; the file is damaged.")
+        """Refuse a file that gives an output another shape than the operator makes; one that is open gets this one."""
+        tensor = self.raw(operator.outputs[position])
+        if tensor.shape == tuple(shape):
+            return
+        fits = len(tensor.signature) == len(shape) and all(
+            found in (-1, size) for found, size in zip(tensor.signature, shape, strict=True)
+        )
+        if not fits:
+            raise self.fail(f"makes {list(shape)}, but its output has shape {list(tensor.shape)}; the file is damaged.")
+        self._settle(replace(tensor, shape=tuple(shape)))
+
+    def settle(self, op: Op) -> None:
+        """Give an activation whose shape the file leaves open the one that its op makes."""
+        by_name = {tensor.name: (index, tensor) for index, tensor in self.tensors.items()}
+        shape = op.output_shape(*(by_name[name][1].shape for name in inputs_of(op)))
+        index, known = by_name[op.output]
+        if index < 0 or known.shape == shape or min(shape) < 1:
+            return
+        tensor = self.raw(index)
+        rank = len(tensor.shape)
+        whole = (1,) * (rank - 3) + shape[3 - min(rank, 3) :]
+        if -1 in tensor.signature[1:] and math.prod(whole) == math.prod(shape):
+            self._settle(replace(tensor, shape=whole))
+
+    def _settle(self, tensor: RawTensor) -> None:
+        tensors = (*self.model.tensors[: tensor.index], tensor, *self.model.tensors[tensor.index + 1 :])
+        self.model = replace(self.model, tensors=tensors)
+        if tensor.index in self.tensors:
+            self.tensors[tensor.index] = replace(self.tensors[tensor.index], shape=shape_of(tensor.shape))
 
     def input(self, operator: RawOperator, position: int = 0) -> Tensor:
         tensor = self.operand(operator, position)

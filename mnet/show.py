@@ -25,6 +25,7 @@ from mnet.graph import (
     FullyConnected,
     Gather,
     Graph,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
@@ -147,7 +148,7 @@ def _attributes(op: Op) -> str:
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
         case Unary():
             return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
-        case ArgMax() | Add() | Reshape() | Softmax():
+        case ArgMax() | Add() | L2Normalization() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)

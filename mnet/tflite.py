@@ -95,6 +95,7 @@ class _Importer(Operands):
                     continue
                 for op in READERS[operator.kind].read(self, operator, op_name):
                     ops.append(op if op.name == op_name else replace(op, name=unique(op.name, used)))
+                    self.settle(op)
             except ModelError as error:
                 if operator.index not in floats or floats[operator.index]:
                     obstacles.append(Obstacle(operator.index, str(error)))

@@ -23,6 +23,7 @@ from mnet.graph import (
     Gather,
     Graph,
     Int8Array,
+    L2Normalization,
     MaxPool2D,
     Move,
     Op,
@@ -350,6 +351,12 @@ class Builder:
         assert chosen is not None
         op = Add(name, (first, second), f"{name}_out", chosen)
         return self._append(op, Tensor(op.output, sources[0].shape, scale, zero_point))
+
+    def l2_normalization(self, source: str) -> str:
+        """Add an L2_NORMALIZATION."""
+        name = self._name("l2")
+        op = L2Normalization(name, source, f"{name}_out")
+        return self._append(op, Tensor(op.output, self.shape(source), 1 / 128, 0))
 
     def arg_max(self, source: str) -> str:
         """Add an ARG_MAX over channels; the end of a network."""

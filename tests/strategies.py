@@ -26,6 +26,7 @@ KINDS = (
     "unary",
     "dense",
     "dense of pixels",
+    "l2_normalization",
     "softmax",
     *MOVES,
 )
@@ -238,6 +239,8 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 fill=draw(_FILLS),
                 dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
+        case "l2_normalization":
+            return build.l2_normalization(x)
         case "arg_max":
             return build.arg_max(x)
         case "softmax":

@@ -22,6 +22,7 @@ from mnet.graph import (
     Graph,
     Int8Array,
     Int32Array,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
@@ -79,7 +80,7 @@ def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
         shape = graph.tensors[op.output].shape
         dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
         flat = isinstance(op, FullyConnected) or (isinstance(op, Reshape) and shape[:2] == (1, 1) and dense)
-        if isinstance(op, Unary | Add | Softmax):
+        if isinstance(op, Unary | Add | L2Normalization | Softmax):
             flat = len(shapes[inputs_of(op)[0]]) == 2
         shapes[op.output] = [1, shape[2]] if flat else [1, *shape]
         if isinstance(op, ArgMax):
@@ -274,6 +275,8 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options.outputType = schema.TensorType.INT64 if wide else schema.TensorType.INT32
             axis = len(writer.shapes[op.input]) - 1
             return _Written("ARG_MAX", options, (writer.integers(f"{op.name}_axis", [axis]),))
+        case L2Normalization():
+            return _Written("L2_NORMALIZATION", objects.L2NormOptionsT())
         case Softmax():
             options = objects.SoftmaxOptionsT()
             options.beta = op.beta
