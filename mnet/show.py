@@ -282,7 +282,8 @@ def _memory(plan: Plan, layer: str | None) -> str:
     bound = certificate(plan)
     lines.append(
         f"no plan of whole rows in these layouts, each row made once, has fewer than {bound.bound_bytes:,} B; "
-        f"the arena has {bound.percent:.0f} % more. At a byte a value the bound is {bound.value_bound_bytes:,} B"
+        f"{bound.verdict}, and the arena has {bound.percent:.0f} % more. "
+        f"At a byte a value the bound is {bound.value_bound_bytes:,} B"
     )
     return "\n".join(lines)
 
