@@ -198,7 +198,17 @@ def _cycles(storage: Storage, fills: Sequence[Fill]) -> int:
 def _sides_are_runs(storage: Storage) -> bool:
     """Return whether the padding beside a row is one run of words, or two of equal length."""
     left, right = storage.left * storage.pixel_bytes, storage.right * storage.pixel_bytes
-    return left % 4 == right % 4 == 0 and (left == right or not left or not right)
+    behind = left + storage.width * storage.pixel_bytes if right else 0  # where that on the right begins
+    return left % 4 == right % 4 == behind % 4 == 0 and (left == right or not left or not right)
+
+
+def is_one_buffer(storage: Storage, stages: Sequence[Stage], output: bool) -> bool:
+    """Return whether a tensor lies in one buffer of all its rows in any order, live without a gap."""
+    name = storage.tensor.name
+    if output or storage.layout is SUMS32 or storage.virtual_rows == 1:
+        return True
+    whole_rows = any(stage.rows > 1 for stage in stages)
+    return whole_rows or any(stage.reads_whole for stage in stages if name in stage.inputs)
 
 
 def may_lie_apart(storage: Storage, stages: Sequence[Stage], outputs: Collection[str]) -> bool:

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from mnet.elementwise import clamp_of
 from mnet.graph import (
-    Add,
-    AveragePool2D,
+    Binary,
     Concat,
     Conv2D,
     DepthwiseConv2D,
@@ -17,27 +16,26 @@ from mnet.graph import (
     Graph,
     Op,
     Pad,
+    Pool2D,
     Rearrange,
     Reshape,
     Unary,
     check_graph,
     inputs_of,
 )
+from mnet.movement import gather_of
 
 
 def simplify(graph: Graph) -> Graph:
     """Return an equal graph with fewer ops: paddings folded into convolutions, what moves nothing dropped, clamps
     given to what makes their input."""
-    for rewrite in (_merge_reshapes, _drop_moves, _fold_paddings, _drop_moves, _fold_clamps):
+    for rewrite in (_merge_reshapes, _join_moves, _drop_moves, _fold_paddings, _drop_moves, _fold_clamps):
         graph = check_graph(rewrite(graph))
     return graph
 
 
 def _read_from(op: Op, old: str, new: str) -> Op:
-    if isinstance(op, Add):
-        first, second = (new if name == old else name for name in op.inputs)
-        return replace(op, inputs=(first, second))
-    if isinstance(op, Concat):
+    if isinstance(op, Binary | Concat):
         return replace(op, inputs=tuple(new if name == old else name for name in op.inputs))
     return replace(op, input=new) if op.input == old else op
 
@@ -57,6 +55,27 @@ def _merge_reshapes(graph: Graph) -> Graph:
         ops.append(op)
     read = {*graph.outputs, *(name for op in ops for name in inputs_of(op))}
     return replace(graph, ops=tuple(op for op in ops if not isinstance(op, Reshape) or op.output in read))
+
+
+def _join_moves(graph: Graph) -> Graph:
+    """Let a chain of moves be one Gather where it is: UpSampling2D is a TILE among RESHAPEs, and repeats rows."""
+    makers = {op.output: op for op in graph.ops}
+    for last in reversed(graph.ops):
+        chain: list[Gather | Reshape | Rearrange] = []
+        op: Op | None = last
+        while isinstance(op, Gather | Reshape | Rearrange):
+            chain.insert(0, op)
+            alone = len(graph.consumers(op.input)) == 1 and op.input not in graph.outputs
+            op = makers.get(op.input) if alone else None
+        for first in range(len(chain) - 1):
+            joined = gather_of(chain[first:], last.name, graph.tensors[chain[first].input].shape)
+            if joined:
+                gone = {part.output for part in chain[first:]}
+                kept = (
+                    joined if part is last else part for part in graph.ops if part is last or part.output not in gone
+                )
+                return _join_moves(replace(graph, ops=tuple(kept)))
+    return graph
 
 
 def _fold_paddings(graph: Graph) -> Graph:
@@ -131,7 +150,7 @@ def _fold_clamps(graph: Graph) -> Graph:
     return graph
 
 
-_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Add  # ends with a clamp of its own
+_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Binary  # ends with a clamp of its own
 
 
 def _bounds(op: Unary, graph: Graph) -> tuple[int, int] | None:

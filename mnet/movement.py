@@ -5,12 +5,13 @@ value of the output comes from (codegen/movement.py).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from mnet.graph import Concat, Gather, Move, Pad, Rearrange, Reshape, Shape
+from mnet.graph import Concat, Gather, Move, Pad, Rearrange, Reshape, Shape, inputs_of
 
 Array = npt.NDArray[Any]
 
@@ -40,6 +41,31 @@ def move(op: Move, inputs: tuple[Array, ...], padding: int | None = None) -> Arr
             return np.ascontiguousarray(x.reshape(len(x), *op.view).transpose(order)).reshape(len(x), *op.shape)
         case _:
             assert_never(op)
+
+
+def gather_of(ops: Sequence[Move], name: str, shape: Shape) -> Gather | None:
+    """Return the one op that does what a chain of moves does with a tensor of this shape, if it is a Gather.
+
+    Args:
+        ops: each reads what the one before makes; none of them pads, none has several inputs.
+        name: of the Gather.
+        shape: of what the first one reads.
+
+    >>> chain = (Reshape("a", "in", "x", (4, 1, 3)), Gather("b", "x", "y", (0, 1, 2, 3), (0, 0), (0, 1, 2)))
+    >>> gather_of((*chain, Reshape("c", "y", "out", (2, 4, 3))), "d", (2, 2, 3))
+    Gather(name='d', input='in', output='out', rows=(0, 1), columns=(0, 0, 1, 1), channels=(0, 1, 2))
+    """
+    places = np.arange(math.prod(shape)).reshape(1, *shape)
+    for op in ops:
+        places = move(op, (places,))
+    numbers = np.unravel_index(places[0], shape)
+    along = []
+    for axis, number in enumerate(numbers):
+        first = np.moveaxis(number, axis, 0)[:, 0, 0]
+        if (np.moveaxis(number, axis, -1) != first).any():
+            return None
+        along.append(tuple(first.tolist()))
+    return Gather(name, inputs_of(ops[0])[0], ops[-1].output, *along)
 
 
 def rearrange(

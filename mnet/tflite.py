@@ -95,6 +95,7 @@ class _Importer(Operands):
                     continue
                 for op in READERS[operator.kind].read(self, operator, op_name):
                     ops.append(op if op.name == op_name else replace(op, name=unique(op.name, used)))
+                    self.settle(op)
             except ModelError as error:
                 if operator.index not in floats or floats[operator.index]:
                     obstacles.append(Obstacle(operator.index, str(error)))
@@ -109,12 +110,16 @@ class _Importer(Operands):
         if not indices:
             raise self.fail(f"has no {end}; the file is damaged.")
         for tensor in (self.raw(index) for index in indices):
-            if tensor.type != "int8":
+            maker = maker_of(self.model, tensor.index) if end == "output" else None
+            makes_indices = maker is not None and maker.kind == "ARG_MAX"
+            if tensor.type != "int8" and not makes_indices:
                 raise self.fail(self._about_end(tensor, end))
             if indices.count(tensor.index) > 1:
                 raise self.fail(f"lists its {end} {tensor.name!r} twice: convert the model with each {end} once.")
             if end == "output" and tensor.index in self.model.inputs:
                 raise self.fail(f"its output {tensor.name!r} is an input, which no operator makes: leave it out.")
+            if makes_indices:  # its reader notes it
+                continue
             self.activation(tensor)
             if tensor.index in self.outside:
                 known = self.tensors[tensor.index]

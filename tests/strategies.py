@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array, Reduction, Sampling, UnaryFunction
+from mnet.graph import BinaryFunction, Constant, Graph, Int8Array, Reduction, Sampling, UnaryFunction
 from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
 MOVES = ("pad", "pad_any", "concat", "gather", "gather_any", "transpose", "blocks", "reshape")
-# LiteRT's reference kernel of SUM is broken, so "sum" is for who asks for it.
+# LiteRT's reference kernel of SUM is broken, and indices are no int8: "sum" and "arg_max" are for who asks for them.
 KINDS = (
     "conv",
     "pointwise",
@@ -24,12 +24,16 @@ KINDS = (
     "reduce",
     "residual",
     "unary",
+    "binary",
     "dense",
     "dense of pixels",
+    "l2_normalization",
     "softmax",
     *MOVES,
 )
 _AXES = st.sampled_from(((0,), (1,), (2,), (0, 1), (0, 1), (0, 2), (1, 2), (0, 1, 2)))
+
+_ENDS = ("softmax", "arg_max")  # kinds that nothing follows
 
 _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
@@ -54,7 +58,7 @@ def small_graphs(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_ops: int 
             break
         x = _link(draw, build, x, kind)
         flat = flat or kind == "dense"
-        if kind == "softmax":
+        if kind in _ENDS:
             break
     if x == "input":
         x = build.reshape(x, build.shape(x))
@@ -83,7 +87,7 @@ def graphs_with_many_ends(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_
                 outputs.append(y)
                 continue
             x, flat = y, flat or kind == "dense"
-            if kind == "softmax":
+            if kind in _ENDS:
                 break
         if draw(st.booleans()):
             outputs.append(x)
@@ -101,7 +105,7 @@ def _begun(draw: st.DrawFn) -> Builder:
 
 def _kind(draw: st.DrawFn, build: Builder, x: str, kinds: Collection[str], flat: bool) -> str:
     """Draw what may follow tensor `x`; "" where nothing may. `flat`: a dense layer came before."""
-    possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax")]
+    possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax", "arg_max")]
     if build.shape(x)[2] >= 512:  # LiteRT stops the program where 512 classes are equal
         possible = [kind for kind in possible if kind != "softmax"]
     return draw(st.sampled_from(possible)) if possible else ""
@@ -198,6 +202,8 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
             )
+        case "binary":
+            return _binary(draw, build, x)
         case "unary":
             try:
                 return build.unary(
@@ -236,11 +242,39 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 fill=draw(_FILLS),
                 dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
+        case "l2_normalization":
+            return build.l2_normalization(x)
+        case "arg_max":
+            return build.arg_max(x)
         case "softmax":
             beta = draw(st.sampled_from((1.0, 1.0, 0.5, 7.0)))
             # The runtimes refuse a smaller product of beta and scale, and so does the importer.
             return build.softmax(x, beta=max(beta, 2.0 ** math.ceil(-25 - math.log2(build.tensors[x].scale))))
     raise ValueError(f"no kind {kind!r}; there are {KINDS}")
+
+
+def _binary(draw: st.DrawFn, build: Builder, x: str) -> str:
+    """Add a function of two values: of two branches, of a branch and what it is reduced to, or of a constant."""
+    function = draw(st.sampled_from(tuple(BinaryFunction)))
+    activation, zero_point, fill = draw(_ACTIVATIONS), draw(_ZERO_POINTS), draw(_FILLS)
+    if function not in (BinaryFunction.ADD, BinaryFunction.SUB, BinaryFunction.MUL):
+        activation = "none"
+    shape = build.shape(x)
+    other: str | Constant
+    match draw(st.sampled_from(("branch", "reduced", "constant", "constant", "itself"))):
+        case "branch":
+            other = _same_size(draw, build, x, shape[2])
+        case "reduced":
+            reduction = draw(st.sampled_from((Reduction.MEAN, Reduction.MAX)))
+            other = build.reduce(x, reduction, draw(_AXES), zero_point=draw(_ZERO_POINTS))
+        case "constant":
+            sizes = [size if draw(st.booleans()) else 1 for size in shape]
+            scale = draw(st.sampled_from((0.02, 1 / 256, 0.5)))
+            other = build.constant((sizes[0], sizes[1], sizes[2]), scale=scale, zero_point=draw(_ZERO_POINTS))
+        case _:
+            other = x
+    first, second = (other, x) if draw(st.booleans()) and function is not BinaryFunction.PRELU else (x, other)
+    return build.binary(function, first, second, activation=activation, zero_point=zero_point, fill=fill)
 
 
 def _slice(draw: st.DrawFn, size: int) -> Sequence[int]:

@@ -207,7 +207,7 @@ def test_every_operator_is_moved_by_generated_code(number: int, tmp_path: Path) 
         ("strided slice of one row", {1: int32(0, 6)}, "does not have"),
         ("gather", {1: int32(3, 9, 0)}, "does not have"),
         ("tile", {1: int32(2, 1, 3, 2)}, "makes [2, 3, 6, 8]"),
-        ("tile", {1: int32(1, 0, 3, 2)}, "the file is damaged"),
+        ("tile", {1: int32(1, 0, 3, 2)}, "known numbers of at least 1"),
         ("mirror, edge once", {1: int32([0, 0], [3, 0], [1, 2], [0, 1])}, "mirrors"),
         ("transposition to channels first", {1: int32(0, 3, 1, 1)}, "permutation"),
         ("depth to space", {0: (1, 3, 2, 11)}, "blocks of 2"),

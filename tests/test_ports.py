@@ -23,6 +23,7 @@ from codegen.simplify import simplify
 from codegen.stack_bound import stack_bound
 from codegen.targets import target
 from mnet import golden, stack, verify
+from mnet.boards import find_board, fit
 from mnet.cli import main
 from mnet.emulator import find_qemu, run_host, run_qemu
 from mnet.errors import MissingToolError, PlanError, ToolError
@@ -30,7 +31,8 @@ from mnet.graph import Graph
 from mnet.litert_runtime import run_litert
 from mnet.oracle import LITERT, ORACLES
 from mnet.picture import memory_svg
-from mnet.pipeline import Options, prepare
+from mnet.pipeline import Options, prepare, write
+from mnet.profile import profile_model
 from mnet.report import c_snippet
 from mnet.tflite import parse_model
 from mnet.toolchain import STRICT, build_host, build_target, check_warnings, find_compiler
@@ -452,6 +454,32 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "fusion.tflite"
     path.write_bytes(serialise(FUSION))
     return path
+
+
+@pytest.mark.parametrize("mode", INPUT_MODES)
+def test_inputs_and_outputs_fit_a_micro_bit(model: Path, tmp_path: Path, mode: str) -> None:
+    try:
+        find_qemu()
+        find_compiler("arm-none-eabi-gcc")
+    except MissingToolError as missing:
+        pytest.skip(str(missing))
+    prepared = prepare(model, Options(target="cortex-m0", input_mode=mode))
+    write(prepared, tmp_path / "fusion")
+    tensors = golden.run(prepared.source, LITERT, verify.random_inputs(prepared.source, 3, 0))
+    leg, found = fit(prepared.plan, tmp_path / "fusion", find_board("microbit-8k"), "gcc", tensors)
+    assert (leg.status, leg.inputs, len(leg.compared)) == ("equal", 3, 3)
+    assert found.stack_painted <= found.stack_worst <= found.stack_room
+    wrong = tensors | {FUSION.outputs[1]: tensors[FUSION.outputs[1]] ^ 1}
+    leg, _ = fit(prepared.plan, tmp_path / "fusion", find_board("microbit-8k"), "gcc", wrong)
+    assert [mismatch.tensor for mismatch in leg.mismatches] == ["output_1"]
+
+
+def test_the_profile_counts_several_inputs(model: Path) -> None:
+    try:
+        found = profile_model(prepare(model, Options(target="cortex-m4")))
+    except MissingToolError as missing:
+        pytest.skip(str(missing))
+    assert found.cycles > 0 and sum(layer.instructions for layer in found.layers) == found.instructions
 
 
 def test_eval_needs_one_of_each(model: Path) -> None:

@@ -8,6 +8,7 @@ from mnet.graph import Concat, Op, Pad, Reshape, Tensor
 from mnet.movement import rearrange
 from mnet.operands import Operands
 from mnet.readers.reader import Reader
+from mnet.shape_values import values_of
 
 
 def amounts_of(operands: Operands, operator: RawOperator) -> list[list[int]]:
@@ -44,6 +45,15 @@ def _pad(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
 def _reshape(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     source, target = operands.input(operator), operands.output(operator)
     operands.same_quantization(source, target)
+    open_sizes = -1 in operands.raw(operator.outputs[0]).signature[1:]  # the batch is 1
+    if operator.kind == "RESHAPE" and open_sizes and len(operator.inputs) > 1:
+        values = values_of(operands.model, operator.inputs[1])
+        if values is None or values.ndim != 1 or (values < -1).any() or (values == -1).sum() > 1:
+            raise operands.fail("makes a shape that depends on the input: convert the model with a fixed input shape.")
+        rest = math.prod(values[values != -1].tolist())
+        sizes = [math.prod(source.shape) // max(rest, 1) if size == -1 else size for size in values.tolist()]
+        operands.makes(operator, sizes)
+        target = operands.output(operator)
     return [Reshape(name, source.name, target.name, target.shape)]
 
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from mnet.axes import axes_of
 from mnet.flatbuffer import RawOperator, RawTensor
-from mnet.graph import Gather, Op, Tensor
+from mnet.graph import Gather, Op, Reshape, Tensor
 from mnet.operands import Operands
 from mnet.readers.movement import amounts_of
 from mnet.readers.reader import Reader
+from mnet.shape_values import values_of
 
 Numbers = Sequence[int]  # along one axis
 
@@ -204,14 +205,37 @@ def _reverse(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
 
 
 def _tile(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
-    operands.input(operator)
-    tensor, target = operands.operand(operator, 0), operands.output(operator)
-    counts = operands.integers(operands.operand(operator, 1), "multiples").reshape(-1).tolist()
-    if len(counts) != len(tensor.shape) or min(counts, default=1) < 1 or math.prod(counts) > 1 << 20:
-        raise operands.fail(f"repeats {list(tensor.shape)} {counts} times; the file is damaged.")
-    operands.makes(operator, [count * size for count, size in zip(counts, tensor.shape, strict=True)])
-    taken = [[*range(size)] * count for count, size in zip(counts, tensor.shape, strict=True)]
-    return _gathered(operands, name, tensor, taken, target)
+    """Read a TILE, one axis after the other: what is repeated may lie between axes that are rows together."""
+    tensor, source = operands.operand(operator, 0), operands.input(operator)
+    counts = values_of(operands.model, operands.operand(operator, 1).index)
+    given = [] if counts is None else counts.reshape(-1).tolist()
+    if counts is None or counts.shape != (len(tensor.shape),) or not all(1 <= count <= 1 << 20 for count in given):
+        raise operands.fail(f"repeats {list(tensor.shape)} by {given}: these must be known numbers of at least 1.")
+    sizes, made = list(tensor.shape), [int(count) * size for count, size in zip(given, tensor.shape, strict=True)]
+    operands.makes(operator, made)
+    target = operands.output(operator)
+    operands.same_quantization(source, target)
+    ops: list[Op] = []
+    current = source
+    for axis, (size, after) in enumerate(zip(tensor.shape, made, strict=True)):
+        if after == size:
+            continue
+        outer, inner = math.prod(sizes[:axis]), math.prod(sizes[axis + 1 :])
+        view = operands.intermediate(f"{target.name}/view_{axis}", (outer, size, inner), source)
+        tiled = operands.intermediate(f"{target.name}/tiled_{axis}", (outer, after, inner), source)
+        ops += [
+            Reshape(f"{name}_view_{axis}", current.name, view.name, view.shape),
+            Gather(
+                f"{name}_axis_{axis}",
+                view.name,
+                tiled.name,
+                tuple(range(outer)),
+                tuple(range(size)) * (after // size),
+                tuple(range(inner)),
+            ),
+        ]
+        current, sizes[axis] = tiled, after
+    return [*ops, Reshape(name, current.name, target.name, target.shape)]
 
 
 READERS: Mapping[str, Reader] = {
@@ -223,5 +247,5 @@ READERS: Mapping[str, Reader] = {
     "GATHER": Reader(_gather, "of numbers that are known"),
     "MIRROR_PAD": Reader(_mirror_pad, "both modes"),
     "REVERSE_V2": Reader(_reverse, "any axes"),
-    "TILE": Reader(_tile, "of rows, columns and channels"),
+    "TILE": Reader(_tile, "any repetition, as UpSampling2D writes it"),
 }
