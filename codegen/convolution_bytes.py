@@ -38,7 +38,6 @@ from codegen.convolution_parts import (
     Part,
     addition,
     loaded,
-    reach,
     repeated,
     requantized,
     stored,
@@ -326,8 +325,8 @@ def _outputs(view: BytesView, pixels: int, moves: bool) -> Part:
     """Return some pixels of all output channels."""
     stores = view.stores(pixels)
     pair = _products(view, pixels) + addition(8 + 4 * view.weight_words)
-    pair += requantized(view.requantization, view.output.offset, pixels) + WIDE.copies(2) + stored(stores)
-    pair += addition(2 * view.output.channel - reach(stores)) + WIDE + NARROW + BRANCH_BACK
+    pair += requantized(view.requantization, view.output.offset, pixels) + WIDE.copies(2)
+    pair += stored(stores, 2 * view.output.channel) + WIDE + NARROW + BRANCH_BACK
     part = _widen(view, pixels, moves) + WIDE + repeated(pair, view.channel_pairs)
     if moves:
         part += addition(BLOCK * view.output.pixel - 2 * view.channel_pairs * view.output.channel) + WIDE

@@ -19,7 +19,6 @@ from codegen.convolution_parts import (
     addition,
     limits,
     loaded,
-    reach,
     repeated,
     requantized,
     stored,
@@ -95,13 +94,14 @@ def _to_next_pair(view: ConvolutionView) -> Part:
 def _groups(view: ConvolutionView, pixels: int, straight: bool, how: Loop) -> Part:
     """Return all groups of four output channels of one or two pixels."""
     stores = view.stores(pixels)
-    part = (WIDE + NARROW).copies(len(stores) - 1) + total(stored(some) for some in stores)
+    part = (WIDE + NARROW).copies(len(stores) - 1) + stored(stores[0], view.group_step)
+    part += total(stored(some) for some in stores[1:])
     part += (
         Part(5, 4)
         + _taps(view, pixels, straight, how)
         + requantized(view.requantization, view.output.offset, pixels).copies(2)
     )
-    part += WIDE.copies(2) + addition(view.group_step - reach(stores[0])) + WIDE + NARROW + BRANCH_BACK
+    part += WIDE.copies(3) + NARROW + BRANCH_BACK
     return WIDE + repeated(part, view.groups)
 
 
@@ -189,8 +189,8 @@ def _triple_of_bytes(view: ConvolutionView) -> Part:
 def _triple_groups(view: ConvolutionView, taps: Part, moves: Part) -> Part:
     """Return all groups of four output channels; `moves`: of pointers, for each two channels."""
     stores = view.triple_stores
-    part = Part(3, 10) + taps + moves + _requantize_triple(view) + WIDE + stored(stores)
-    part += addition(2 * view.output.channel - reach(stores)) + WIDE + NARROW + BRANCH_BACK
+    part = Part(3, 10) + taps + moves + _requantize_triple(view) + WIDE + stored(stores, 2 * view.output.channel)
+    part += WIDE + NARROW + BRANCH_BACK
     pointers = WIDE + addition(4 + 8 * view.kernel_height * view.pairs) + (WIDE if view.in_registers else NOTHING)
     group = pointers + repeated(part, 2) + WIDE.copies(2) + NARROW + BRANCH_BACK
     return WIDE.copies(2) + repeated(group, view.groups)
@@ -284,26 +284,23 @@ def _constants(view: FpuView) -> Part:
 
 def _fpu_row(view: FpuView) -> Part:
     """Return a row of two output channels."""
-    blocks = total(_block(view, block) for block in view.blocks)
+    moved, step = len(view.blocks) * 4 * view.output.pixel, 2 * view.output.channel
+    last_step = moved if view.rounds > 1 else 0 if view.last else step
+    blocks = total(_block(view, block, 0) for block in view.blocks[:-1])
+    blocks += total(_block(view, block, last_step) for block in view.blocks[-1:])
     behind_stores = len(view.blocks) - 1 + (view.rounds == 1 and view.last is not None)
     blocks += Part(-behind_stores)
-    moved = len(view.blocks) * 4 * view.output.pixel
-    last = _block(view, view.last) if view.last else NOTHING
     if view.rounds == 1:
-        return blocks + last + _move(view, 2 * view.output.channel)
+        return blocks + (_block(view, view.last, step) if view.last else NOTHING)
     around = _get(view, "end") + addition(len(view.blocks) * 4 * view.input_pixel) + NARROW + BRANCH_BACK
-    part = repeated(blocks + _move(view, moved) + around, view.rounds) + last
-    part += _move(view, 2 * view.output.channel - view.rounds * moved)
-    return part if view.last else part + _get(view, "output")
+    part, back = repeated(blocks + around, view.rounds), step - view.rounds * moved
+    if view.last:
+        return part + _block(view, view.last, back)
+    return part + _get(view, "output") + addition(back) + _put(view, "output")
 
 
-def _move(view: FpuView, step: int) -> Part:
-    """Return how the output pointer moves on."""
-    return addition(step) + _put(view, "output")
-
-
-def _block(view: FpuView, block: Block) -> Part:
-    """Return some pixels of two output channels, from their words to memory."""
+def _block(view: FpuView, block: Block, move: int) -> Part:
+    """Return some pixels of two output channels, from their words to memory; `move`: of the output pointer."""
     n, part, fresh = block.pixels, NOTHING, True
     for line in view.steps(block):
         for step in line:
@@ -313,7 +310,8 @@ def _block(view: FpuView, block: Block) -> Part:
             fresh = False
     if view.kernel_height > 1:
         part += total(_get(view, f"d{row + 1}") + NARROW for row in range(view.kernel_height))
-    return part + _fpu_requantize(view, n) + _get(view, "output") + stored(view.stores(block))
+    part += _fpu_requantize(view, n) + _get(view, "output") + stored(view.stores(block), move)
+    return part + _put(view, "output") if move else part
 
 
 def _fpu_requantize(view: FpuView, pixels: int) -> Part:

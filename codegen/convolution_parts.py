@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from codegen.requantize import RequantizationView
-from codegen.stores import Stores
+from codegen.stores import FARTHEST, Stores
 
 LOW_REGISTERS = tuple(f"r{i}" for i in range(8))  # instructions of two bytes reach these only
 C_BYTES = 350  # of the C bodies; roughly, as their cycles are
@@ -68,24 +68,17 @@ def loaded(loads: Sequence[tuple[str, int]], behind_load: bool = False) -> Part:
     return Part(cycles, 4 * len(loads) - 2 * near + 8 * far)
 
 
-def stored(stores: Stores) -> Part:
-    """Return packing and stores."""
+def stored(stores: Stores, step: int = 0) -> Part:
+    """Return packing, stores and the step of the output pointer: the macro `store`."""
     reach = {"str": 124, "strh": 62, "strb": 31}
     part, base = Part(len(stores.packing), 4 * len(stores.packing)), 0
-    for store in stores.stores:
-        if store.offset - base > 4095:
+    moves = stores.move(step)
+    for store in stores.stores[moves:]:
+        if store.offset - base > FARTHEST:
             part, base = part + addition(store.offset - base), store.offset
         offset = store.offset - base
         part += NARROW if store.register in LOW_REGISTERS and 0 <= offset <= reach[store.instruction] else WIDE
-    return part
-
-
-def reach(stores: Stores) -> int:
-    """Return how far the macro `store` moves its pointer to reach all stores."""
-    base = 0
-    for store in stores.stores:
-        base = store.offset if store.offset - base > 4095 else base
-    return base
+    return part + (WIDE if moves else addition(step - base) if step else NOTHING)
 
 
 def limits(requantization: RequantizationView, offset: int, registers: int) -> Part:

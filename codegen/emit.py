@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "functions": functions,
         "entries": plan.entries,
         "pointers": max((entry.inputs for entry in plan.entries), default=1) + 1,
+        "copies": _copies({entry.inputs for entry in plan.entries}),
         "fills": any(not entry.op for entry in plan.entries),
         "take": take,
         "codes": codes,
@@ -165,6 +166,17 @@ def _begun(graph: Graph, steps: int) -> int:
     """Return a 32-bit number of the model's own; its sums with positions up to `steps` neither wrap nor are small."""
     bits = steps.bit_length()
     return (1 << 31 | int(graph.model_hash[:8], 16) & 0x7FFFFFFF) >> bits << bits
+
+
+def _copies(inputs: Collection[int]) -> list[tuple[int, int]]:
+    """Return which row pointers are copied together (first, end), so that every entry has all of its inputs after one
+    of them. There is always a first: a fill has no input, its output takes that place.
+
+    >>> _copies({0, 1, 3, 10})
+    [(0, 1), (1, 3), (3, 10)]
+    """
+    ends = sorted({max(count, 1) for count in inputs})
+    return list(zip([0, *ends], ends, strict=False))
 
 
 def _trace_bytes(plan: Plan) -> list[int]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from codegen.call import Call, Cost
-from codegen.layout import Layout
+from codegen.layout import BYTES8, WIDE8, WIDE16, Layout
 from codegen.targets import Target
 from mnet.graph import Add, Conv2D, DepthwiseConv2D, Graph, Op, Softmax
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
 NO_PADDING: Padding = (0, 0, 0, 0)
+ANY = frozenset({"wide16", "wide8", "bytes8", "planar16"})  # what plain C reads and writes
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,34 @@ class Kernel:
                 return first_out, last_out
             case _:
                 return 0, source.height - 1
+
+
+def wide(target: Target) -> Layout:
+    """Return the interleaved layout of a target: int8 for vectors, 16 bits where SMLAD reads pairs, bytes elsewhere."""
+    if target.mve:
+        return BYTES8
+    return WIDE16 if target.dsp else WIDE8
+
+
+def only(*kinds: type) -> Callable[[Op, Graph, Target], str | None]:
+    """Return what accepts ops of some classes, and nothing else."""
+
+    def accepts(op: Op, graph: Graph, target: Target) -> str | None:
+        return None if isinstance(op, kinds) else f"not {' or '.join(kind.__name__ for kind in kinds)}"
+
+    return accepts
+
+
+def padding_of(op: Op) -> Padding:
+    """Return the padding that an op wants to find in memory."""
+    return op.padding if isinstance(op, Conv2D | DepthwiseConv2D) else NO_PADDING
+
+
+def wide_rows(op: Op, graph: Graph, target: Target) -> Needs:
+    """Return interleaved rows, padding included."""
+    return Needs(wide(target), padding_of(op))
+
+
+def wide_whole(op: Op, graph: Graph, target: Target) -> Needs:
+    """Return the whole tensor, interleaved."""
+    return Needs(wide(target), whole=True)

@@ -6,7 +6,7 @@ planner then chooses among the rows that need the same, its variants, and among 
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -29,8 +29,8 @@ from codegen.call import Call
 from codegen.convolution_cost import convolution_cost, fpu_cost
 from codegen.depthwise_cost import depthwise_cost
 from codegen.depthwise_cost import shared_cost as depthwise_shared_cost
-from codegen.kernel import NO_PADDING, Kernel, Needs, Padding
-from codegen.layout import BYTES8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout
+from codegen.kernel import ANY, NO_PADDING, Kernel, Needs, only, padding_of, wide, wide_rows, wide_whole
+from codegen.layout import PLANAR16, SUMS32, WIDE8, WIDE16
 from codegen.simplify import is_global
 from codegen.targets import Target
 from mnet.graph import (
@@ -48,18 +48,9 @@ from mnet.graph import (
     inputs_of,
 )
 
-
-def wide(target: Target) -> Layout:
-    """Return the interleaved layout of a target: int8 for vectors, 16 bits where SMLAD reads pairs, bytes elsewhere."""
-    if target.mve:
-        return BYTES8
-    return WIDE16 if target.dsp else WIDE8
-
-
 _PLANAR = frozenset({"planar16", "planar8"})
 _WIDE = frozenset({"wide16", "wide8"})
 _DSP_OUTPUT = _PLANAR | _WIDE
-_ANY = frozenset({"wide16", "wide8", "bytes8", "planar16"})
 
 
 def _window_pointers(call: Call) -> int:
@@ -77,13 +68,6 @@ def _window_pointers(call: Call) -> int:
 def _convolution_pointers(call: Call) -> int:
     """Return the pointers of a DSP convolution: a fully connected layer reads one run."""
     return 1 if isinstance(call.op, FullyConnected) else _window_pointers(call)
-
-
-def _only(*kinds: type) -> Callable[[Op, Graph, Target], str | None]:
-    def accepts(op: Op, graph: Graph, target: Target) -> str | None:
-        return None if isinstance(op, kinds) else f"not {' or '.join(kind.__name__ for kind in kinds)}"
-
-    return accepts
 
 
 def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
@@ -164,10 +148,6 @@ def _pools_channels(op: Op, graph: Graph, target: Target) -> str | None:
     return "not an average over whole channels"
 
 
-def _padding_of(op: Op) -> Padding:
-    return op.padding if isinstance(op, Conv2D | DepthwiseConv2D) else NO_PADDING
-
-
 def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
     if isinstance(op, FullyConnected):
         return Needs(wide(target), whole=True)
@@ -178,7 +158,7 @@ def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
 
 
 def _depthwise_needs(op: Op, graph: Graph, target: Target) -> Needs:
-    top, bottom, _, _ = _padding_of(op)  # of calls that make one row; a call that makes them all knows the edges
+    top, bottom, _, _ = padding_of(op)  # of calls that make one row; a call that makes them all knows the edges
     return Needs(PLANAR16, (top, bottom, 0, 0))
 
 
@@ -199,19 +179,11 @@ def _plain_pointwise(op: Op, graph: Graph) -> bool:
     return op.weights.shape[1:3] == (1, 1) and op.stride == (1, 1) and op.padding == NO_PADDING
 
 
-def _wide_rows(op: Op, graph: Graph, target: Target) -> Needs:
-    return Needs(wide(target), _padding_of(op))
-
-
 def _narrow_needs(op: Op, graph: Graph, target: Target) -> Needs:
     """Return no columns where padding is stored as 0: the kernel leaves out what would be multiplied by it."""
-    top, bottom, left, right = _padding_of(op)
+    top, bottom, left, right = padding_of(op)
     columns = (0, 0) if graph.tensors[inputs_of(op)[0]].zero_point == WIDE8.offset else (left, right)
     return Needs(wide(target), (top, bottom, *columns))
-
-
-def _wide_whole(op: Op, graph: Graph, target: Target) -> Needs:
-    return Needs(wide(target), whole=True)
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -232,7 +204,7 @@ KERNELS: tuple[Kernel, ...] = (
         accepts=_depthwise_mve,
         reads=frozenset({"bytes8"}),
         writes=frozenset({"bytes8"}),
-        needs=_wide_rows,
+        needs=wide_rows,
         view=depthwise_mve.depthwise_view,
         pack=depthwise_mve.depthwise_pack,
         pointers=_window_pointers,
@@ -374,7 +346,7 @@ KERNELS: tuple[Kernel, ...] = (
         accepts=_convolution_packed,
         reads=frozenset({"wide8"}),
         writes=frozenset({"wide8"}),
-        needs=_wide_rows,
+        needs=wide_rows,
         view=packed.packed_view,
         pack=packed.packed_pack,
         pointers=_window_pointers,
@@ -382,11 +354,11 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         family="convolution",
         template="convolution.c.j2",
-        accepts=_only(Conv2D, FullyConnected),
-        reads=_ANY,
-        writes=_ANY,
+        accepts=only(Conv2D, FullyConnected),
+        reads=ANY,
+        writes=ANY,
         needs=lambda op, graph, target: (
-            _wide_whole(op, graph, target) if isinstance(op, FullyConnected) else _wide_rows(op, graph, target)
+            wide_whole(op, graph, target) if isinstance(op, FullyConnected) else wide_rows(op, graph, target)
         ),
         view=plain.convolution_view,
         pack=plain.convolution_pack,
@@ -414,7 +386,7 @@ KERNELS: tuple[Kernel, ...] = (
         accepts=_depthwise_wide,
         reads=_WIDE,
         writes=_WIDE,
-        needs=_wide_rows,
+        needs=wide_rows,
         view=depthwise_wide.wide_view,
         pack=depthwise_wide.wide_pack,
         pointers=_window_pointers,
@@ -426,7 +398,7 @@ KERNELS: tuple[Kernel, ...] = (
         accepts=_depthwise_block,
         reads=frozenset({"wide8"}),
         writes=frozenset({"wide8"}),
-        needs=_wide_rows,
+        needs=wide_rows,
         view=packed.depthwise_view,
         pack=packed.depthwise_pack,
         pointers=_window_pointers,
@@ -434,10 +406,10 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         family="depthwise",
         template="depthwise.c.j2",
-        accepts=_only(DepthwiseConv2D),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_rows,
+        accepts=only(DepthwiseConv2D),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_rows,
         view=plain.depthwise_view,
         pack=plain.depthwise_pack,
         pointers=_window_pointers,
@@ -445,20 +417,20 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         family="add",
         template="add.c.j2",
-        accepts=_only(Add),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_rows,
+        accepts=only(Add),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_rows,
         view=plain.add_view,
         pack=plain.add_pack,
     ),
     Kernel(
         family="average_pool",
         template="average_pool.c.j2",
-        accepts=_only(AveragePool2D),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_whole,
+        accepts=only(AveragePool2D),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_whole,
         view=plain.pool_view,
         pack=plain.no_constants,
         only_whole=True,
@@ -466,20 +438,20 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         family="softmax",
         template="softmax.c.j2",
-        accepts=_only(Softmax),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_rows,
+        accepts=only(Softmax),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_rows,
         view=plain.softmax_view,
         pack=plain.softmax_pack,
     ),
     Kernel(
         family="copy",
         template="copy.c.j2",
-        accepts=_only(Pad, Reshape),
-        reads=_ANY,
-        writes=_ANY,
-        needs=_wide_whole,
+        accepts=only(Pad, Reshape),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_whole,
         view=plain.copy_view,
         pack=plain.no_constants,
         only_whole=True,
@@ -491,9 +463,9 @@ ROW_SUM = Kernel(
     family="row_sum",
     template="row_sum.c.j2",
     accepts=_pools_channels,
-    reads=_ANY,
+    reads=ANY,
     writes=frozenset({SUMS32.name}),
-    needs=_wide_rows,
+    needs=wide_rows,
     view=row_sum.row_sum_view,
     pack=plain.no_constants,
     consumes_rows=True,
@@ -505,7 +477,7 @@ AVERAGE = Kernel(
     template="average.c.j2",
     accepts=_pools_channels,
     reads=frozenset({"sums32"}),
-    writes=_ANY,
+    writes=ANY,
     needs=lambda op, graph, target: Needs(SUMS32, whole=True),
     view=plain.average_view,
     pack=plain.no_constants,

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codegen.call import Arithmetic, Call
-from codegen.kernel import Kernel, Needs
-from codegen.kernels import AVERAGE, ROW_SUM, ROW_SUM_DSP, candidates, wide
+from codegen.kernel import Kernel, Needs, wide
+from codegen.kernels import AVERAGE, ROW_SUM, ROW_SUM_DSP, candidates
 from codegen.layout import PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.simplify import is_global
 from codegen.targets import Target

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from codegen.layout import PLANAR8, Storage
 
 BYTE_ORDER = (0, 1, 2, 3)
+FARTHEST, FARTHEST_MOVE = 4095, 255  # of the offset of a store, and of one that is added to its pointer
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Stores:
 
     packing: tuple[str, ...]
     stores: tuple[Store, ...]
+
+    def move(self, step: int) -> bool:
+        """Return whether the store of the first value can move the output pointer on by `step` bytes: it comes last."""
+        return self.stores[0].offset == 0 and self.stores[-1].offset <= FARTHEST and 0 < step <= FARTHEST_MOVE
 
 
 def together(parts: Iterable[Stores]) -> Stores:

@@ -6,6 +6,7 @@ cost tables all walk that one list. Names, order and shapes are those of keras.a
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,13 +18,6 @@ from mnet.errors import MnetError
 
 BATCH_NORMALIZATION_EPSILON = 1e-3  # Keras' default, which keras.applications uses
 BATCH_NORMALIZATION_MOMENTUM = 0.99
-
-# Blocks of MobileNet V1 at alpha = 1: (stride, width). Source: Howard et al. 2017, table 1.
-_STANDARD_STEM = 32
-_STANDARD_BLOCKS = (
-    (1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), (1, 512), (1, 512), (1, 512), (1, 512), (1, 512),
-    (2, 1024), (1, 1024),
-)  # fmt: skip
 
 
 class Head(Enum):
@@ -39,6 +33,39 @@ class Block:
 
     stride: int
     width: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Strides and widths of a network at alpha = 1; images, classes and head make an `Architecture` of it."""
+
+    stem: Block
+    blocks: tuple[Block, ...]
+    linear_depthwise: bool = True
+
+    def __str__(self) -> str:
+        """Return it as `shape_of` reads it.
+
+        >>> str(shape_of("16s2,24,48s2"))
+        '16s2,24,48s2'
+        """
+        return ",".join(f"{b.width}s{b.stride}" if b.stride > 1 else str(b.width) for b in (self.stem, *self.blocks))
+
+
+def shape_of(text: str, *, linear_depthwise: bool = True) -> Shape:
+    """Return the shape written as widths, the stem's first, each with its stride where that is not 1.
+
+    Raises:
+        MnetError: it is written otherwise.
+
+    >>> shape_of("16s2,24,48s2").blocks
+    (Block(stride=1, width=24), Block(stride=2, width=48))
+    """
+    pieces = [re.fullmatch(r"(\d{1,5})(?:s(\d))?", piece.strip()) for piece in text.split(",")]
+    blocks = [Block(int(piece[2] or 1), int(piece[1])) for piece in pieces if piece]
+    if len(blocks) < len(pieces):
+        raise MnetError(f"--blocks {text} is no list of widths; write the stem and each block as in 16s2,24,48s2,48.")
+    return Shape(blocks[0], tuple(blocks[1:]), linear_depthwise)
 
 
 @dataclass(frozen=True)
@@ -88,20 +115,27 @@ class Layer:
     multiply_adds: int = 0
 
 
+# MobileNet V1. Source: Howard et al. 2017, table 1.
+STANDARD = shape_of("32s2,64,128s2,128,256s2,256,512s2,512,512,512,512,512,1024s2,1024", linear_depthwise=False)
+
+
 def mobilenet(
     alpha: float,
     size: tuple[int, int] = (224, 224),
     channels: int = 3,
     classes: int = 1000,
     *,
-    stem_stride: int = 2,
+    shape: Shape = STANDARD,
+    stem_stride: int | None = None,
     head: Head = Head.SOFTMAX,
 ) -> Architecture:
-    """Return MobileNet V1 with all widths multiplied by `alpha`, as keras.applications builds it.
+    """Return a chain of separable blocks with all widths multiplied by `alpha`, as keras.applications builds them.
 
     Args:
         alpha: width multiplier; each width is rounded down as keras.applications does.
         size: height and width of the image.
+        shape: strides and widths.
+        stem_stride: in place of the shape's.
 
     Raises:
         MnetError: no network has such a shape.
@@ -115,13 +149,17 @@ def mobilenet(
         width=size[1],
         channels=channels,
         classes=classes,
-        stem_stride=stem_stride,
-        stem_width=int(_STANDARD_STEM * alpha),
-        blocks=tuple(Block(stride, int(width * alpha)) for stride, width in _STANDARD_BLOCKS),
+        stem_stride=stem_stride or shape.stem.stride,
+        stem_width=int(shape.stem.width * alpha),
+        blocks=tuple(Block(block.stride, int(block.width * alpha)) for block in shape.blocks),
+        linear_depthwise=shape.linear_depthwise,
         head=head,
     )
-    if architecture.stem_width < 1:
-        raise MnetError(f"--alpha {alpha} leaves the stem no channel; the smallest alpha is {1 / _STANDARD_STEM}.")
+    narrowest = min(block.width for block in (shape.stem, *shape.blocks))
+    if narrowest < 1:
+        raise MnetError(f"--blocks {shape} has a layer without channels.")
+    if int(narrowest * alpha) < 1:
+        raise MnetError(f"--alpha {alpha} leaves a layer no channel; the smallest alpha is {1 / narrowest:g}.")
     check_architecture(architecture)
     return architecture
 

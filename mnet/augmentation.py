@@ -25,6 +25,8 @@ def augment(x: Images, augmentation: Augmentation, random: np.random.Generator) 
         for i, (top, left) in enumerate(random.integers(0, 2 * pad + 1, (images, 2))):
             result[i] = padded[i, top : top + height, left : left + width]
     real = result.astype(np.float32)
+    if augmentation.cutout:
+        _cut_out(real, augmentation.cutout, random)
     if augmentation.shift_fraction:
         largest = augmentation.shift_fraction * np.array([height, width])
         shifts = random.uniform(-largest, largest, (images, 2))
@@ -43,3 +45,11 @@ def shifted(x: Float32Array, shifts: npt.NDArray[np.float64], axis: int) -> Floa
     high = np.take_along_axis(x, np.minimum(before + 1, side - 1).reshape(form), axis)
     result: Float32Array = low + share.reshape(form) * (high - low)
     return result
+
+
+def _cut_out(x: Float32Array, side: int, random: np.random.Generator) -> None:
+    """Make a square of each image grey, in place; its centre lies anywhere, so that it may be cut off at the edge."""
+    images, height, width, _ = x.shape
+    centres = random.integers(0, (height, width), (images, 2))
+    for image, (row, column) in zip(x, centres - side // 2, strict=True):
+        image[max(row, 0) : max(row + side, 0), max(column, 0) : max(column + side, 0)] = 128.0

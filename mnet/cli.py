@@ -173,14 +173,14 @@ def doctor(json_file: str | None) -> None:
     metavar="D",
     help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
 )
-@click.option("--alpha", type=float, default=0.25, show_default=True, help="Width of the network.")
+@click.option("--alpha", type=float, help="Multiplies all widths; by default what the recipe says.")
+@click.option("--blocks", metavar="B", help="Widths, the stem's first, s2 for a stride: 16s2,24,48s2,48.")
+@click.option(
+    "--depthwise", type=click.Choice(["linear", "relu6"]), default="linear", help="What follows it, with --blocks."
+)
 @click.option("--size", callback=_size, metavar="S", help="Scale the images: 32, or 48x64 (height x width).")
 @click.option(
-    "--stem-stride",
-    type=click.Choice(["1", "2"]),
-    default="2",
-    show_default=True,
-    help="Stride of the first convolution.",
+    "--stem-stride", type=click.Choice(["1", "2"]), help="Of the first convolution, in place of that of the recipe."
 )
 @click.option(
     "--head",
@@ -189,7 +189,12 @@ def doctor(json_file: str | None) -> None:
     show_default=True,
     help="Probabilities, or logits whose largest is the answer.",
 )
-@click.option("--recipe", default="default", show_default=True, help="seed, default or sample; see mnet/recipes.py.")
+@click.option(
+    "--recipe",
+    default="default",
+    show_default=True,
+    help="tiny, small, large, default, sample or seed; see mnet/recipes.py.",
+)
 @click.option("--epochs", type=int, help="By default what the recipe says.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
 @click.option("--threads", type=int, help="Of TensorFlow; the weights depend on it.")
@@ -199,13 +204,17 @@ def doctor(json_file: str | None) -> None:
 @click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
 @click.option("--overwrite", is_flag=True, help="Replace a run at the same place.")
 @_json_option
-def train(stem_stride: str, head: str, json_file: str | None, **values: Any) -> None:  # fmt: skip
+def train(
+    blocks: str | None, depthwise: str, stem_stride: str | None, head: str, json_file: str | None, **values: Any
+) -> None:
     """Train a MobileNet: model.keras, history, model card."""
-    from mnet.architecture import Head
+    from mnet.architecture import Head, shape_of
     from mnet.commands.train import train
     from mnet.training import TrainingOptions
 
-    train(TrainingOptions(stem_stride=int(stem_stride), head=Head(head), **values), json_file)
+    values["shape"] = shape_of(blocks, linear_depthwise=depthwise == "linear") if blocks else None
+    values["stem_stride"] = int(stem_stride) if stem_stride else None
+    train(TrainingOptions(head=Head(head), **values), json_file)
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """The quantized network as pure data: tensors, one frozen class per operator, constants. No TensorFlow in it.
 
 Every activation is int8 with one scale and one zero_point, of shape [height, width, channels] (batch is always 1);
-a vector of n values is [1, 1, n]. real = scale * (quantized - zero_point).
+a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = scale * (quantized - zero_point).
 """
 
 import math

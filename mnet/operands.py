@@ -1,6 +1,7 @@
 """What an operator of a .tflite file takes and makes, checked: activations, constants, weights, windows."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import tflite as schema
 
+from mnet.axes import axes_of, shape_of
 from mnet.errors import ModelError
 from mnet.flatbuffer import RawModel, RawOperator, RawTensor
-from mnet.graph import Int8Array, Int32Array, Tensor
+from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor
 from mnet.layer_names import unique
 
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
@@ -70,11 +72,11 @@ class Operands:
         self.path = path
         self.where = str(path)
         self.tensors: dict[int, Tensor] = {}
-        used: set[str] = set()
+        self._used: set[str] = set()
         self.names = []
         for tensor in model.tensors:
             name = self._printable(tensor)
-            self.names.append(unique(f"{name}_{tensor.index}" if name in used else name, used))
+            self.names.append(unique(f"{name}_{tensor.index}" if name in self._used else name, self._used))
 
     @staticmethod
     def _printable(tensor: RawTensor) -> str:
@@ -114,17 +116,61 @@ class Operands:
             raise self.fail(f'tensor "{name}" is {tensor.type}: {hint}.')
         if tensor.data is not None:
             raise self.fail(f'tensor "{name}" is a constant where an activation is needed.')
-        rank = len(tensor.shape)
-        first = 0 if rank < 2 else max(1, rank - 3)  # what lies before is the batch
-        leading, shape = tensor.shape[:first], tensor.shape[first:]
-        if any(size != 1 for size in leading):
+        if len(tensor.shape) == 4 and tensor.shape[0] != 1:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}: the batch must be 1.')
-        if any(size < 1 for size in shape) or math.prod(shape) > _LARGEST_ACTIVATION:
+        if any(size < 1 for size in tensor.shape) or math.prod(tensor.shape) > _LARGEST_ACTIVATION:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}, which no microcontroller can hold.')
-        height, width, channels = (1,) * (3 - len(shape)) + shape
         scale, zero_point = self._quantization(tensor)
-        self.tensors[tensor.index] = Tensor(name, (height, width, channels), scale, zero_point, tensor.index)
+        self.tensors[tensor.index] = Tensor(name, shape_of(tensor.shape), scale, zero_point, tensor.index)
         return name
+
+    def axis(self, tensor: RawTensor, axis: int) -> int | None:
+        """Return which axis of [height, width, channels] an axis of a file's tensor is; None: one of size one left out.
+
+        Args:
+            tensor: an activation.
+            axis: counted from its end where negative.
+
+        Raises:
+            ModelError: there is no such axis, or it is rows together with others (see mnet/axes.py).
+        """
+        rank = len(tensor.shape)
+        if not -rank <= axis < rank:
+            raise self.fail(f"works along axis {axis} of {list(tensor.shape)}; the file is damaged.")
+        axis %= rank
+        for ours, group in enumerate(axes_of(tensor.shape)):
+            if group == (axis,):
+                return ours
+            if axis in group:
+                raise self.fail(
+                    f"works along axis {axis} of {list(tensor.shape)}: mnet takes an activation as rows, columns and "
+                    f"channels, and {' and '.join(f'axis {a}' for a in group)} are rows there. Reshape it before."
+                )
+        return None
+
+    def intermediate(self, name: str, shape: Shape, like: Tensor) -> Tensor:
+        """Note a tensor that the file does not have, quantized like another, and return it."""
+        made = replace(like, name=unique(name, self._used), shape=shape, index=-1)
+        self.tensors[-1 - len(self.tensors)] = made
+        return made
+
+    def reshaped(self, name: str, shape: Shape, target: Tensor) -> tuple[str, list[Op]]:
+        """Return which tensor the op `name` has to make, and the RESHAPE from there to `target` where that differs.
+
+        Args:
+            name: of the op.
+            shape: [height, width, channels] that it makes; an operator without keep_dims leaves out some axes.
+            target: what the file's operator makes.
+
+        Raises:
+            ModelError: they do not hold the same number of values.
+        """
+        if shape == target.shape:
+            return target.name, []
+        if math.prod(shape) != math.prod(target.shape):
+            raise self.fail(f"makes {shape}, but its output has shape {target.shape}; the file is damaged.")
+        between = self.intermediate(f"{target.name}/{name}", shape, target)
+        return between.name, [Reshape(f"{name}_reshape", between.name, target.name, target.shape)]
 
     def _quantization(self, tensor: RawTensor) -> tuple[float, int]:
         name = self.names[tensor.index]

@@ -106,7 +106,8 @@ class Requantization:
     shortcuts: frozenset[str] = SHORTCUTS
 
 
-def _scaled(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, rounding: Rounding) -> Int64Array:
+def scaled(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, rounding: Rounding) -> Int64Array:
+    """Return x * multiplier / 2**31 * 2**shift, rounded as an oracle does."""
     match rounding:
         case Rounding.DOUBLE:
             return multiply_rounding_twice(x, multiplier, shift)
@@ -155,10 +156,10 @@ def requantization(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, 
 def requantize(accumulators: npt.NDArray[np.integer], how: Requantization) -> Int8Array:
     """Return the int8 values that the runtime makes of int32 `accumulators` [..., channels_out]."""
     if how.rounding is Rounding.REAL:
-        scaled = multiply_in_float64(accumulators, how.scale)
+        values = multiply_in_float64(accumulators, how.scale)
     else:
-        scaled = _scaled(accumulators, how.multiplier, how.shift, how.rounding)
-    return np.clip(scaled + how.zero_point, *how.activation).astype(np.int8)
+        values = scaled(accumulators, how.multiplier, how.shift, how.rounding)
+    return np.clip(values + how.zero_point, *how.activation).astype(np.int8)
 
 
 def accumulator_bound(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph) -> Int64Array:
@@ -220,13 +221,13 @@ def add(first: Int8Array, second: Int8Array, how: AddArithmetic) -> Int8Array:
     Source: TensorFlow Lite, kernels/internal/reference/add.h, AddElementwise.
     """
     total = sum(
-        _scaled((value.astype(np.int64) - zero_point) << how.left_shift, multiplier, shift, how.rounding)
+        scaled((value.astype(np.int64) - zero_point) << how.left_shift, multiplier, shift, how.rounding)
         for value, zero_point, multiplier, shift in zip(
             (first, second), how.input_zero_points, how.input_multipliers, how.input_shifts, strict=True
         )
     )
-    scaled = _scaled(total, how.output_multiplier, how.output_shift, how.rounding)
-    return np.clip(scaled + how.zero_point, *how.activation).astype(np.int8)
+    values = scaled(total, how.output_multiplier, how.output_shift, how.rounding)
+    return np.clip(values + how.zero_point, *how.activation).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -263,8 +264,8 @@ def mean_arithmetic(op: Mean, graph: Graph, oracle: Oracle) -> MeanArithmetic:
 
 def mean(sums: npt.NDArray[np.integer], how: MeanArithmetic) -> Int8Array:
     """Return the int8 means that the runtime makes of `sums` of int8 values."""
-    scaled = _scaled(sums.astype(np.int64) - how.count * how.input_zero_point, how.multiplier, how.shift, how.rounding)
-    return np.clip(scaled + how.zero_point, -128, 127).astype(np.int8)
+    values = scaled(sums.astype(np.int64) - how.count * how.input_zero_point, how.multiplier, how.shift, how.rounding)
+    return np.clip(values + how.zero_point, -128, 127).astype(np.int8)
 
 
 @dataclass(frozen=True)

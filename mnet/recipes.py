@@ -1,8 +1,9 @@
 """How to train, as data: a recipe is a row, and the training loop reads it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from mnet.architecture import STANDARD, Shape, shape_of
 from mnet.errors import MnetError
 
 
@@ -29,6 +30,7 @@ class Augmentation:
 
     flip: bool = False  # left to right, every other image
     crop_padding: int = 0  # pixels: pad by reflection, then cut out a window of the old size
+    cutout: int = 0  # side of a square, somewhere, that becomes grey (DeVries and Taylor 2017)
     shift_fraction: float = 0.0  # of height and width, not in whole pixels; uncovered pixels repeat the nearest one
 
 
@@ -70,6 +72,8 @@ class Recipe:
     label_smoothing: float = 0.0
     average_decay: float = 0.0  # of the moving average of the weights, per step; 0 uses the weights as they are
     normalization_momentum: float = 0.99  # of the moving statistics of BatchNormalization, per step
+    shape: Shape = STANDARD  # of the network, unless the user names another
+    alpha: float = 0.25  # that goes with it
 
 
 SEED = Recipe(
@@ -81,6 +85,7 @@ SEED = Recipe(
     augmentation=Augmentation(flip=True, shift_fraction=0.1),
     normalization=Normalization.UNIT,
     initializer="glorot_uniform",
+    alpha=0.5,
 )
 
 DEFAULT = Recipe(
@@ -111,7 +116,36 @@ SAMPLE = Recipe(
     normalization_momentum=0.95,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE)}
+_SHAPED = replace(DEFAULT, alpha=1.0, label_smoothing=0.0)
+
+TINY = replace(
+    _SHAPED,
+    name="tiny",
+    what="1.17 M multiply-adds at 32x32, for a Cortex-M0+ with 8 KB: as default, longer; capacity is its limit",
+    epochs=200,
+    shape=shape_of("16s2,24,24,48s2,48,56,96s2,96"),
+)
+
+SMALL = replace(
+    _SHAPED,
+    name="small",
+    what="4.9 M multiply-adds at 32x32: as tiny, with cutout and label smoothing",
+    epochs=150,
+    augmentation=Augmentation(flip=True, crop_padding=4, cutout=8),
+    label_smoothing=0.05,
+    shape=shape_of("16,24,40s2,40,48,96s2,96,96,96,160s2"),
+)
+
+LARGE = replace(
+    SMALL,
+    name="large",
+    what="12.3 M multiply-adds at 32x32: as small, with more cutout",
+    epochs=90,
+    augmentation=Augmentation(flip=True, crop_padding=4, cutout=12),
+    shape=shape_of("24,40,72s2,72,72,144s2,144,144,144,256s2,256"),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TINY, SMALL, LARGE)}
 
 
 def recipe(name: str) -> Recipe:

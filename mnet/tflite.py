@@ -5,13 +5,13 @@
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnet.errors import ModelError
 from mnet.flatbuffer import RawOperator, parse, read_bytes
 from mnet.graph import Graph, Op, check_graph, inputs_of
-from mnet.layer_names import identifier, op_names
+from mnet.layer_names import identifier, op_names, unique
 from mnet.operands import Operands
 from mnet.readers import READERS
 
@@ -45,9 +45,11 @@ class _Importer(Operands):
             self.output(operator)
         names = op_names((o.kind, self.names[o.outputs[0]]) for o in todo)
         ops: list[Op] = []
+        used = set(names)
         for operator, op_name in zip(todo, names, strict=True):
             self.where = self._place(operator)
-            ops += READERS[operator.kind].read(self, operator, op_name)
+            for op in READERS[operator.kind].read(self, operator, op_name):
+                ops.append(op if op.name == op_name else replace(op, name=unique(op.name, used)))
         by_name = {tensor.name: tensor for tensor in self.tensors.values()}
         source, target = self.names[model.inputs[0]], self.names[model.outputs[0]]
         try:

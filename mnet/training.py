@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import mnet
-from mnet.architecture import Architecture, Head, build, check_architecture, import_keras, mobilenet
+from mnet.architecture import Architecture, Head, Shape, build, check_architecture, import_keras, mobilenet
 from mnet.augmentation import augment
 from mnet.cost import cost
 from mnet.datasets import Dataset, Split, balanced_choice, validation_split
@@ -58,12 +58,13 @@ class TrainingOptions:
 
     data: str
     out: Path
-    alpha: float = 0.25
+    alpha: float | None = None
+    shape: Shape | None = None
     size: tuple[int, int] | None = None  # height, width; images are scaled to it
     channels: int | None = None  # 1 turns images grey, 3 makes them three equal colours
-    stem_stride: int = 2
+    stem_stride: int | None = None
     head: Head = Head.SOFTMAX
-    architecture: Architecture | None = None  # in place of alpha, size, channels, stem_stride and head
+    architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
     recipe: str = "default"
     epochs: int | None = None
     seed: int = 0
@@ -103,7 +104,7 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
     chosen = _with_epochs(recipe(options.recipe), options.epochs)
     partial = check_folders(options.out, resume=options.resume, overwrite=options.overwrite)
     dataset, split = load_split(options)
-    architecture = options.architecture or _architecture(options, dataset)
+    architecture = options.architecture or _architecture(options, chosen, dataset)
     check_architecture(architecture)
     _check_fit(architecture, dataset, split, chosen)
 
@@ -173,15 +174,20 @@ def command(options: TrainingOptions) -> str:
     """Return the command line that trains this again.
 
     >>> command(TrainingOptions(data="sample", out=Path("run"), recipe="sample"))
-    'mnet train --data sample --alpha 0.25 --recipe sample --out run'
+    'mnet train --data sample --recipe sample --out run'
     """
-    words = ["mnet train", f"--data {options.data}", f"--alpha {options.alpha:g}"]
+    words = ["mnet train", f"--data {options.data}"]
+    if options.alpha is not None:
+        words.append(f"--alpha {options.alpha:g}")
+    if options.shape is not None:
+        words.append(f"--blocks {options.shape}")
+        words += ["--depthwise relu6"] * (not options.shape.linear_depthwise)
     if options.size is not None:
         height, width = options.size
         words.append(f"--size {height}" if height == width else f"--size {height}x{width}")
     if options.channels is not None:
         words.append(f"--channels {options.channels}")
-    if options.stem_stride != 2:
+    if options.stem_stride is not None:
         words.append(f"--stem-stride {options.stem_stride}")
     if options.head is not Head.SOFTMAX:
         words.append(f"--head {options.head.value}")
@@ -235,13 +241,15 @@ def _train_epoch(
     )
 
 
-def _architecture(options: TrainingOptions, dataset: Dataset) -> Architecture:
+def _architecture(options: TrainingOptions, chosen: Recipe, dataset: Dataset) -> Architecture:
     height, width, channels = dataset.image_shape
+    alpha = 1.0 if options.shape else chosen.alpha
     return mobilenet(
-        options.alpha,
+        alpha if options.alpha is None else options.alpha,
         (height, width),
         channels,
         len(dataset.class_names),
+        shape=options.shape or chosen.shape,
         stem_stride=options.stem_stride,
         head=options.head,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mnet.architecture import Architecture, Block, Head, Kind, build, import_keras, layers, mobilenet
+from mnet.architecture import Architecture, Block, Head, Kind, build, import_keras, layers, mobilenet, shape_of
 from mnet.errors import MnetError
 
 
@@ -52,6 +52,19 @@ def test_keras_model_has_the_shapes_of_the_table(size: tuple[int, int], channels
     model = build(architecture)
     assert [tuple(layer.output.shape[1:]) for layer in model.layers] == [x.output_shape for x in layers(architecture)]
     assert model.layers[-1].name == "reshape_2"  # no softmax
+
+
+@pytest.mark.parametrize("text", ["", "16s2,,24", "16,a", "16s2;24", "-3", "16s", "1234567"])
+def test_a_list_of_widths_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(MnetError, match="is no list of widths"):
+        shape_of(text)
+
+
+def test_a_layer_without_channels_is_refused() -> None:
+    with pytest.raises(MnetError, match="has a layer without channels"):
+        mobilenet(1.0, (32, 32), 3, 10, shape=shape_of("16,0"))
+    with pytest.raises(MnetError, match=r"smallest alpha is 0\.125"):
+        mobilenet(0.1, (32, 32), 3, 10, shape=shape_of("16,8"))
 
 
 def test_odd_sides_are_halved_upwards() -> None:

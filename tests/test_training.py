@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnet.architecture import Architecture, Block, Head, build, import_keras, mobilenet
+from mnet.architecture import Architecture, Block, Head, build, import_keras, layers, mobilenet, shape_of
 from mnet.augmentation import augment, shifted
+from mnet.cost import cost
 from mnet.errors import MnetError
 from mnet.network import forward
 from mnet.optimizer import TrainingState, is_decayed, learning_rate
@@ -54,7 +55,7 @@ def test_seed_recipe_is_the_articles() -> None:
     seed = recipe("seed")
     assert (seed.batch, seed.epochs, seed.optimizer, seed.normalization) == (32, 200, Nadam(0.001), Normalization.UNIT)
     assert seed.augmentation == Augmentation(flip=True, shift_fraction=0.1) and seed.label_smoothing == 0
-    with pytest.raises(MnetError, match="--recipe fast does not exist; choose from seed, default, sample"):
+    with pytest.raises(MnetError, match="--recipe fast does not exist; choose from seed, default, sample, tiny"):
         recipe("fast")
 
 
@@ -271,7 +272,7 @@ def test_folders_in_the_way(tmp_path: Path) -> None:
     [
         ({"epochs": 0}, "--epochs 0 trains nothing"),
         ({"recipe": "none"}, "--recipe none does not exist"),
-        ({"alpha": 0.001}, "--alpha 0.001 leaves the stem no channel"),
+        ({"alpha": 0.001}, "--alpha 0.001 leaves a layer no channel"),
         ({"data": "nowhere"}, "nowhere does not exist"),
         ({"train_images": 5000}, "has 4000 training images, not 5000"),
         ({"train_images": 40, "validation_images": 0}, "40 training images make no batch of 64"),
@@ -306,6 +307,32 @@ def test_command_line_of_an_unusual_run() -> None:
         "mnet train --data cifar10 --alpha 0.5 --size 32x24 --stem-stride 1 --head argmax "
         "--recipe default --seed 2 --out run"
     )
+
+
+def test_command_line_of_a_shape_of_ones_own() -> None:
+    shape = shape_of("16s2,24,48s2", linear_depthwise=False)
+    assert command(TrainingOptions("cifar10", Path("run"), shape=shape)) == (
+        "mnet train --data cifar10 --blocks 16s2,24,48s2 --depthwise relu6 --recipe default --out run"
+    )
+
+
+@pytest.mark.parametrize(("name", "multiply_adds"), [("tiny", 1_200_000), ("small", 5_000_000), ("large", 12_500_000)])
+def test_recipes_of_the_shipped_sizes_keep_their_budgets(name: str, multiply_adds: int) -> None:
+    chosen = recipe(name)
+    net = mobilenet(chosen.alpha, (32, 32), 3, 10, shape=chosen.shape)
+    assert 0.9 * multiply_adds < cost(net).multiply_adds <= multiply_adds
+    assert net.linear_depthwise and min(layer.output_shape[0] for layer in layers(net)[:-6]) >= 4
+
+
+def test_cutout_makes_one_square_grey() -> None:
+    x = np.full((40, 12, 10, 3), 7, np.uint8)
+    made = augment(x, Augmentation(cutout=6), np.random.default_rng(3))
+    grey = (made == 128).all(axis=3)
+    assert (grey.sum(axis=(1, 2)) >= 9).all() and (grey.sum(axis=(1, 2)) <= 36).all()
+    assert ((made == 128) | (made == 7)).all() and len({tuple(np.argwhere(one)[0]) for one in grey}) > 20
+    for one in grey:
+        rows, columns = np.flatnonzero(one.any(axis=1)), np.flatnonzero(one.any(axis=0))
+        assert one[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
 
 
 def test_progress_without_a_terminal_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:

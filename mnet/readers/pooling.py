@@ -19,13 +19,11 @@ def _average_pool_2d(operands: Operands, operator: RawOperator, name: str) -> li
 
 def _mean(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     tensor, source, target = operands.operand(operator, 0), operands.input(operator), operands.output(operator)
-    rank = len(tensor.shape)
     given = [int(axis) for axis in operands.constant(operands.operand(operator, 1), "int32", "axes").reshape(-1)]
-    axes = {axis + rank if axis < 0 else axis for axis in given}
-    inner = {axis for axis in range(1, rank - 1) if tensor.shape[axis] != 1}
-    if not (inner <= axes <= set(range(1, rank - 1))):
+    axes = {operands.axis(tensor, axis) for axis in given} - {None}
+    if not {axis for axis in (0, 1) if source.shape[axis] != 1} <= axes <= {0, 1}:
         raise operands.fail(
-            f"takes the mean over the axes {sorted(axes)} of {list(tensor.shape)}: only the mean over all rows and "
+            f"takes the mean over the axes {given} of {list(tensor.shape)}: only the mean over all rows and "
             "columns (GlobalAveragePooling2D) is supported."
         )
     # |sum of count values| <= 255 * count, and the reference kernel's int32 also holds its product with the scales
