@@ -1,6 +1,7 @@
 """When rows are made: an order of calls, and the forms that each tensor may take in it."""
 
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,11 +12,11 @@ from codegen.call import Call
 from codegen.forms import Form, form_of, live_of, may_lie_apart
 from codegen.layout import Storage, align4
 from codegen.memory import Box
-from codegen.schedule import Step, Work, pull_order, row_lives
+from codegen.schedule import Pull, Step, Work, pull_order, pulls_of, row_lives
 from codegen.selection import Stage
 from mnet.graph import Graph
 
-IMAGE = "image"  # the buffers of the input in the arena
+IMAGE = "image"  # the buffers of the inputs in the arena
 _NEAR = 2  # pairs of tensors so near to each other are tried together
 
 
@@ -25,7 +26,7 @@ class Arrangement:
 
     steps: tuple[Step, ...]
     forms: Mapping[str, tuple[Form, ...]]
-    image: tuple[Box, ...]  # rows of the input, where it lies in the arena: at fixed addresses
+    image: tuple[Box, ...]  # rows of the inputs, where they lie in the arena: at fixed addresses
 
     @property
     def image_live(self) -> npt.NDArray[np.int64]:
@@ -41,12 +42,17 @@ def _live_boxes(boxes: Sequence[Box], steps: int) -> npt.NDArray[np.int64]:
     return np.cumsum(changes[:-1])
 
 
+def image_offsets(graph: Graph) -> dict[str, int]:
+    """Return where each input begins in the arena, where inputs lie there: one behind the other, in words."""
+    sizes = [align4(math.prod(graph.tensors[name].shape)) for name in graph.inputs]
+    return dict(zip(graph.inputs, itertools.accumulate([0, *sizes]), strict=False))
+
+
 def works_of(
     graph: Graph, stages: Sequence[Stage], calls: Sequence[Call], storages: Mapping[str, Storage]
 ) -> list[Work]:
-    """Return what the scheduler needs to know; the first work takes the rows of the input."""
-    source = storages[graph.input]
-    works = [Work((), graph.input, source.height, (), source.top, 1)]
+    """Return what the scheduler needs to know; the first works take the rows of the inputs."""
+    works = [Work((), name, storages[name].height, (), storages[name].top, 1) for name in graph.inputs]
     for stage, call in zip(stages, calls, strict=True):
         windows = tuple(
             tuple(_clipped(stage.kernel.window(call, which, number), storages[name]) for number in range(stage.calls))
@@ -57,14 +63,16 @@ def works_of(
 
 
 def _clipped(window: tuple[int, int], storage: Storage) -> tuple[int, int]:
-    """Return the virtual rows of a window of real rows."""
+    """Return the virtual rows of a window of real rows; (0, -1) where there are none."""
+    if window[1] < window[0]:
+        return 0, -1
     first, last = window[0] + storage.top, window[1] + storage.top
     return max(first, 0), min(last, storage.virtual_rows - 1)
 
 
-def _both(storage: Storage, stages: Sequence[Stage], output: str) -> tuple[Storage, ...]:
+def _both(storage: Storage, stages: Sequence[Stage], outputs: Collection[str]) -> tuple[Storage, ...]:
     """Return a storage and the one whose rows lie apart, where it may be; only that where it costs nothing."""
-    if not may_lie_apart(storage, stages, output):
+    if not may_lie_apart(storage, stages, outputs):
         return (storage,)
     apart = replace(storage, apart=True)
     return (apart,) if not storage.layout.planar and not storage.filled_beside else (storage, apart)
@@ -83,11 +91,12 @@ class Arranger:
     ) -> None:
         self.graph, self.stages, self.input_mode = graph, stages, input_mode
         self.storages = {
-            name: tuple(itertools.chain.from_iterable(_both(storage, stages, graph.output) for storage in found))
+            name: tuple(itertools.chain.from_iterable(_both(storage, stages, graph.outputs) for storage in found))
             for name, found in storages.items()
         }
         usual = {name: found[0] for name, found in storages.items()}
         self.near = {name: [s for s in stages if name == s.output or name in s.inputs] for name in storages}
+        self.pulls = pulls_of(graph.outputs)
         self.works = works_of(graph, stages, calls, usual)
         self.ends = {name: storage.top + storage.height for name, storage in usual.items()}
         # Whole-layer calls gather what they read and make in any case.
@@ -95,19 +104,19 @@ class Arranger:
         self.choices = tuple(
             stage.output
             for stage in stages
-            if stage.output not in gathers and stage.output != graph.output and usual[stage.output].height > 1
+            if stage.output not in gathers and stage.output not in graph.outputs and usual[stage.output].height > 1
         )
 
-    def order(self, gathered: Collection[str]) -> tuple[Step, ...]:
+    def order(self, pull: Pull, gathered: Collection[str]) -> tuple[Step, ...]:
         """Return the calls, all rows of the `gathered` tensors before their first use."""
-        return pull_order(self.works, self.ends, self.graph.output, gathered)
+        return pull_order(self.works, self.ends, pull, gathered)
 
     def arrange(self, steps: tuple[Step, ...]) -> Arrangement:
         """Return all forms of the tensors for an order."""
         lives = row_lives(self.works, self.storages, steps)
         forms = {
             name: tuple(
-                form_of(storage, self.near[name], lives[name], len(steps), name == self.graph.output)
+                form_of(storage, self.near[name], lives[name], len(steps), name in self.graph.outputs)
                 for storage in storages
             )
             for name, storages in self.storages.items()
@@ -115,23 +124,27 @@ class Arranger:
         return Arrangement(steps, forms, self._image(steps) if self.input_mode == "arena" else ())
 
     def _image(self, steps: Sequence[Step]) -> tuple[Box, ...]:
-        """Return a box for each row of the input, free as soon as it is taken; a word of two is the later's."""
-        height, width, channels = self.graph.tensors[self.graph.input].shape
-        ends = [row * width * channels // 4 * 4 for row in range(height)] + [align4(height * width * channels)]
-        taken = [number for number, step in enumerate(steps) if step.op == 0]
-        rows = zip(ends, ends[1:], taken, strict=False)
-        return tuple(
-            Box(f"{IMAGE}[{row}]", end - begin, ((0, last),), begin)
-            for row, (begin, end, last) in enumerate(rows)
-            if end > begin
-        )
+        """Return a box for each row of each input, free as soon as it is taken; a word of two is the later's."""
+        boxes: list[Box] = []
+        first_row = 0
+        for which, (name, start) in enumerate(image_offsets(self.graph).items()):
+            height, width, channels = self.graph.tensors[name].shape
+            ends = [row * width * channels // 4 * 4 for row in range(height)] + [align4(height * width * channels)]
+            taken = [number for number, step in enumerate(steps) if step.op == which]
+            boxes += [
+                Box(f"{IMAGE}[{row}]", end - begin, ((0, last),), start + begin)
+                for row, (begin, end, last) in enumerate(zip(ends, ends[1:], taken, strict=False), first_row)
+                if end > begin
+            ]
+            first_row += height
+        return tuple(boxes)
 
     def _bytes(self, steps: tuple[Step, ...], picked: Mapping[str, Storage]) -> int:
         """Return the most bytes that are live at one step, with these storages."""
         lives = row_lives(self.works, self.storages, steps)
         live = np.zeros(len(steps), np.int64)
         for name, storage in picked.items():
-            live += live_of(storage, self.near[name], lives[name], len(steps), name == self.graph.output)
+            live += live_of(storage, self.near[name], lives[name], len(steps), name in self.graph.outputs)
         if self.input_mode == "arena":
             live += _live_boxes(self._image(steps), len(steps))
         return int(live.max())
@@ -145,19 +158,21 @@ class Arranger:
         moves = [frozenset((name,)) for name in self.choices]
         for distance in range(1, _NEAR + 1):
             moves += [frozenset(pair) for pair in zip(self.choices, self.choices[distance:], strict=False)]
-        found: list[tuple[int, int, frozenset[str]]] = []
+        found: list[tuple[int, int, tuple[Step, ...]]] = []
         for start in (frozenset[str](), frozenset(self.choices)):
-            gathered, least = start, self._bytes(self.order(start), picked)
+            gathered = start
+            least, best = min((self._bytes(self.order(pull, start), picked), n) for n, pull in enumerate(self.pulls))
+            pull = self.pulls[best]
             tried = 0  # moves since the last that helped
             for move in itertools.cycle(moves):
                 if tried == len(moves):
                     break
                 tried += 1
-                size = self._bytes(self.order(gathered ^ move), picked)
+                size = self._bytes(self.order(pull, gathered ^ move), picked)
                 if size < least:
                     gathered, least, tried = gathered ^ move, size, 0
-            found.append((least, len(found), gathered))
-        return self.order(min(found)[2])
+            found.append((least, len(found), self.order(pull, gathered)))
+        return min(found)[2]
 
 
 def usual_storages(arranger: Arranger) -> dict[str, Storage]:

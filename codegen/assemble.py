@@ -8,7 +8,7 @@ from codegen.arrangement import IMAGE, Arrangement, Arranger
 from codegen.forms import FillKind, Form
 from codegen.layout import Storage
 from codegen.memory import Box, live_bytes
-from codegen.plan import TAKE, Buffer, Plan, PlannedOp, check_plan, state_size
+from codegen.plan import Buffer, Plan, PlannedOp, check_plan, state_size
 from codegen.schedule import Step
 from codegen.selection import Stage, alternatives, call_of, stages_of, storages_of
 from codegen.tables import TableWriter, symbols_of
@@ -25,7 +25,7 @@ class Decisions:
     """All that the planner chose, as plain data: a plan is made from it again without a search."""
 
     largest_map: int  # pixels of the maps that are made in one call, where a kernel can
-    calls: tuple[int, ...]  # the op of each step, 0 = take a row of the input
+    calls: tuple[int, ...]  # of each step: number of the input whose row is taken, or behind those the stage
     forms: Mapping[str, tuple[str, bool]]  # of each tensor: layout, whether its rows lie apart
     kernels: tuple[int, ...]  # of each stage, an index of its alternatives
     addresses: Mapping[str, int]  # of each buffer, bytes
@@ -136,8 +136,7 @@ def _write(
         writer.op(stage, call, view, symbol)
         for stage, call, view, symbol in zip(stages, calls, views, symbols, strict=True)
     ]
-    steps, groups = _steps(draft, entry_of, writer)
-    source = storages[graph.input]
+    steps, groups = _steps(draft, entry_of, writer, len(graph.inputs))
     return Plan(
         graph=graph,
         target=target,
@@ -153,16 +152,16 @@ def _write(
         constants=writer.constants,
         schedule=tuple(steps),
         row_address=tuple(writer.row_address),
-        take_row=writer.first[graph.input] + source.top,
+        take_rows=tuple(writer.first[name] + storages[name].top for name in graph.inputs),
         buffers=_buffers(graph, draft, places, groups),
         rows_bytes=max(places[box.name] + box.size for box in draft.boxes),
-        state_bytes=state_size([steps.count(number) for number in range(len(writer.entries))]),
+        state_bytes=state_size([steps.count(number) for number in range(len(writer.entries))], len(graph.inputs)),
         live_bytes=live_bytes(draft.boxes),
     )
 
 
 def _steps(
-    draft: Draft, entry_of: Sequence[Sequence[int]], writer: TableWriter
+    draft: Draft, entry_of: Sequence[Sequence[int]], writer: TableWriter, inputs: int
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return the schedule, and for each step of the arrangement its first and last place there, fills included."""
     fills = sorted(
@@ -180,7 +179,7 @@ def _steps(
             if key not in entries:
                 entries[key] = writer.fill(name, fill.kind, fill.row)
             steps.append(entries[key])
-        steps.append(entry_of[step.op - 1][step.number] if step.op else TAKE)
+        steps.append(~step.op if step.op < inputs else entry_of[step.op - inputs][step.number])
         groups.append((begin, len(steps) - 1))
     return steps, groups
 
@@ -206,7 +205,7 @@ def _buffers(
     for name, form in draft.forms.items():
         for unit in form.units:
             for first, last in unit.spans:
-                ends = name == graph.output and (first, last) == unit.spans[-1]
+                ends = name in graph.outputs and (first, last) == unit.spans[-1]
                 death = FOREVER if ends else groups[last][1]
                 buffers.append(Buffer(name, places[unit.name], unit.size, groups[first][0], death, unit.row))
     for row, box in enumerate(draft.arrangement.image):

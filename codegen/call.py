@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from codegen.layout import Storage
-from mnet.graph import Op
-from mnet.oracle import AddArithmetic, MeanArithmetic, Requantization, SoftmaxArithmetic
+from mnet.graph import Int8Array, Op
+from mnet.oracle import AddArithmetic, Requantization
+from mnet.reductions import SoftmaxArithmetic, SumArithmetic
 
-Arithmetic = AddArithmetic | MeanArithmetic | SoftmaxArithmetic
+Arithmetic = AddArithmetic | SumArithmetic | SoftmaxArithmetic | Int8Array  # a table of 256 results
 
 
 @dataclass(frozen=True, eq=False)

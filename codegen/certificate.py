@@ -10,6 +10,7 @@ The fewest live bytes are found by min-sum elimination: the bytes of a tensor de
 its readers only. Two bounds come out: at a byte for each value, which no layout beats, and with the plan's layouts.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -61,7 +62,7 @@ def stored_row_bytes(storage: Storage) -> int:
 def value_row_bytes(storage: Storage) -> int:
     """Return the bytes of one row at a byte for each value; sums have four."""
     _, width, channels = storage.tensor.shape
-    return width * channels * (4 if storage.layout is SUMS32 else 1)
+    return width * channels * (4 if storage.layout.element_bytes == 4 else 1)
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ def lower_bound(plan: Plan, row_bytes: RowBytes = value_row_bytes) -> int:
         least = _minimum([*tables, *running], [*before, *reversed(after)])
         bound = max(bound, float(least[: counts[name]].max(initial=0)))
     if plan.input_mode == "arena":
-        bound = max(bound, float(np.prod(plan.graph.tensors[plan.graph.input].shape)))
+        bound = max(bound, float(sum(np.prod(plan.graph.tensors[name].shape) for name in plan.graph.inputs)))
     return int(bound)
 
 
 def _counts(plan: Plan) -> dict[str, int]:
     """Return for each tensor the calls that make it, at one row each, in topological order."""
-    counts = {plan.graph.input: plan.storage[plan.graph.input].height}
+    counts = {name: plan.storage[name].height for name in plan.graph.inputs}
     for op in plan.ops:
         counts[op.output] = op.calls if op.kernel.consumes_rows else plan.storage[op.output].height
     return counts
@@ -167,7 +168,7 @@ def _tables(plan: Plan, name: str, counts: Mapping[str, int], row_bytes: int) ->
     for axis, op in enumerate(readers, 1):
         shape = [sizes[0], *(size if other == axis else 1 for other, size in enumerate(sizes[1:], 1))]
         live = np.maximum(live, _live_rows(plan, op, name, counts).reshape(shape))
-    if name == plan.graph.output:  # stays
+    if name in plan.graph.outputs:  # stays
         live = np.maximum(live, np.arange(sizes[0], dtype=np.float64).reshape(-1, *[1] * len(readers)))
     return [*tables, _Table((name, *(op.output for op in readers)), live * row_bytes)]
 
@@ -186,12 +187,32 @@ def _sum(tables: Sequence[_Table]) -> _Table:
 
 
 def _minimum(tables: Sequence[_Table], eliminated: Sequence[str]) -> Array:
-    """Return the least sum of `tables` over the `eliminated` counts: a vector over the one that is left."""
+    """Return the least sum of `tables` over the `eliminated` counts: a vector over the one that is left.
+
+    Where a table would be too large, the least of each part of the sum is taken, which is no more than that of all.
+    """
     left = list(tables)
     for name in eliminated:
-        total = _sum([table for table in left if name in table.names])
-        axis = total.names.index(name)
-        names = tuple(other for other in total.names if other != name)
+        groups = _grouped([table for table in left if name in table.names])
         left = [table for table in left if name not in table.names]
-        left.append(_Table(names, total.values.min(axis=axis)))
+        for group in groups:
+            total = _sum(group)
+            axis = total.names.index(name)
+            names = tuple(other for other in total.names if other != name)
+            left.append(_Table(names, total.values.min(axis=axis)))
     return _sum(left).values.reshape(-1)
+
+
+def _grouped(tables: Sequence[_Table]) -> list[list[_Table]]:
+    """Return the tables in groups, as few as have sums of at most so many cells."""
+    groups: list[tuple[dict[str, int], list[_Table]]] = []
+    for table in tables:
+        sizes = dict(zip(table.names, table.values.shape, strict=True))
+        for known, group in groups:
+            if math.prod((known | sizes).values()) <= _LARGEST:
+                known |= sizes
+                group.append(table)
+                break
+        else:
+            groups.append((sizes, [table]))
+    return [group for _, group in groups]

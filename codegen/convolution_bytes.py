@@ -208,7 +208,7 @@ def bytes_accepts(op: Op, graph: Graph) -> str | None:
     if refused:
         return refused
     height, width, channels = (int(size) for size in op.weights.shape[1:])
-    stored_channels = channels if op.input == graph.input else align4(channels)
+    stored_channels = channels if op.input in graph.inputs else align4(channels)
     return _refused(height, width * stored_channels, op.stride[1] * stored_channels)
 
 

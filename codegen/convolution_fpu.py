@@ -234,7 +234,7 @@ def fpu_accepts(op: Op, graph: Graph) -> str | None:
     if height > MAX_KERNEL_HEIGHT:
         return f"the kernel has {height} rows, more than {MAX_KERNEL_HEIGHT}"
     channels = int(op.weights.shape[3])
-    taps = int(op.weights.shape[2]) * (channels if op.input == graph.input else align4(channels))
+    taps = int(op.weights.shape[2]) * (channels if op.input in graph.inputs else align4(channels))
     if not fits(height, taps):
         return f"{height} x {taps} taps do not fit the FPU's registers"
     if op.stride[1] * taps * 2 * BLOCK * 2 > LARGEST_OFFSET:

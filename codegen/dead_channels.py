@@ -1,8 +1,9 @@
 """Drop what no input can change, exactly: channels that always hold one value, and channels that nobody reads.
 
 Forward, interval analysis: the smallest and the largest value of each channel follow from those of the channels before,
-because every op is monotone in its accumulator. Where the two meet the channel is constant. Padding reads as the
-zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer holds at the borders, too.
+because every op is monotone in its accumulator, or has a table of 256 results. Where the two meet the channel is
+constant. Padding reads as the zero_point, so 0 joins the interval of every padded tap: a constant of a padded layer
+holds at the borders, too.
 Backward, liveness: a channel is needed where a needed channel reads it with a nonzero weight and cannot fold it into
 its bias. A constant folds where every tap sees it: there is no padding, or it is the zero_point.
 """
@@ -14,25 +15,37 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
+from mnet import elementwise
 from mnet.graph import (
     Add,
+    ArgMax,
     AveragePool2D,
+    Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
-    Mean,
+    Int8Array,
+    MaxPool2D,
     Op,
     Pad,
+    Rearrange,
+    Reduce,
+    Reduction,
     Reshape,
+    Resize,
     Softmax,
+    Unary,
     check_graph,
     inputs_of,
 )
-from mnet.oracle import Oracle, add, add_arithmetic, mean, mean_arithmetic, requantization, requantize
+from mnet.oracle import Oracle, add, add_arithmetic, requantization, requantize
+from mnet.reductions import from_sums, sum_arithmetic
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+CHANNELS = 2  # the axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,28 +93,74 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             how = requantization(op, graph, oracle)
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
-        case Mean():
-            mean_how = mean_arithmetic(op, graph, oracle)
-            ends = [mean(mean_how.count * end, mean_how).astype(np.int64) for end in (source.low, source.high)]
+        case Resize():
+            ends = [source.low, source.high]
+        case Reduce():
+            ends = _reduced(op, graph, oracle, source)
+        case Unary():
+            ends = list(_image(elementwise.table(op, graph, oracle), source))
         case Add():
             how_add = add_arithmetic(op, graph, oracle)
             pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
             ends = [add(a.astype(np.int8), b.astype(np.int8), how_add).astype(np.int64) for a, b in pairs]
         case Pad():
-            zero_point = graph.tensors[op.input].zero_point
-            ends = [np.minimum(source.low, zero_point), np.maximum(source.high, zero_point)]
-        case Reshape() | Softmax():
+            low, high = source.low, source.high
+            if any(op.padding):
+                low, high = np.minimum(low, op.value), np.maximum(high, op.value)
+            ends = [np.pad(end, op.channels, constant_values=op.value) for end in (low, high)]
+        case Concat() if op.axis == 2:
+            ends = [np.concatenate([s.low for s in sources]), np.concatenate([s.high for s in sources])]
+        case Concat():
+            ends = [np.minimum.reduce([s.low for s in sources]), np.maximum.reduce([s.high for s in sources])]
+        case Gather():
+            ends = [source.low[list(op.channels)], source.high[list(op.channels)]]
+        case Reshape() | Rearrange():
+            if not _keeps_channels(op, len(source.low)):
+                return Interval(*(np.full(op.shape[2], end) for end in (source.low.min(), source.high.max())))
+            return source
+        case ArgMax() | Softmax():
             return _everything(graph.tensors[op.output].shape[2])
         case _:
             assert_never(op)
     return Interval(*ends)
 
 
+def _keeps_channels(op: Reshape | Rearrange, channels: int) -> bool:
+    """Return whether every value stays in its channel."""
+    if op.shape[2] != channels:
+        return False
+    last = len(op.view) - 1 if isinstance(op, Rearrange) else 0
+    return isinstance(op, Reshape) or (op.permutation[last] == last and op.view[last] % channels == 0)
+
+
+def _image(table: Int8Array, source: Interval) -> tuple[Int64Array, Int64Array]:
+    """Return the least and the greatest of the results [256] of what each channel can hold."""
+    images = [table[low + 128 : high + 129] for low, high in zip(source.low, source.high, strict=True)]
+    return np.array([image.min() for image in images], np.int64), np.array([image.max() for image in images], np.int64)
+
+
+def _reduced(op: Reduce, graph: Graph, oracle: Oracle, source: Interval) -> list[Int64Array]:
+    """Return the smallest and the largest value of each output channel of a Reduce."""
+    ends, over_channels = [source.low, source.high], CHANNELS in op.axes
+    match op.function:
+        case Reduction.MEAN | Reduction.SUM:
+            how = sum_arithmetic(op, graph, oracle)
+            values = [end.sum(keepdims=True) if over_channels else end for end in ends]
+            times = how.count // len(source.low) if over_channels else how.count
+            return [from_sums(times * value, how).astype(np.int64) for value in values]
+        case Reduction.MAX:
+            return [end.max(keepdims=True) for end in ends] if over_channels else ends
+        case Reduction.MIN:
+            return [end.min(keepdims=True) for end in ends] if over_channels else ends
+        case _:
+            assert_never(op.function)
+
+
 def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
     """Return the values that each channel of each tensor can take, for any int8 input."""
-    found = {graph.input: _everything(graph.tensors[graph.input].shape[2])}
+    found = {name: _everything(graph.tensors[name].shape[2]) for name in graph.inputs}
     for op in graph.ops:
         found[op.output] = _output_interval(op, graph, oracle, tuple(found[name] for name in inputs_of(op)))
     return found
@@ -127,8 +186,8 @@ def live_channels(graph: Graph, oracle: Oracle) -> dict[str, BoolArray]:
     """
     known = intervals(graph, oracle)
     live = {name: np.zeros(graph.tensors[name].shape[2], bool) for name in known}
-    live[graph.input][:] = True
-    live[graph.output][:] = True
+    for name in (*graph.inputs, *graph.outputs):
+        live[name][:] = True
     changed = True
     while changed:
         before = {name: int(channels.sum()) for name, channels in live.items()}
@@ -151,13 +210,42 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
         case DepthwiseConv2D() if op.depth_multiplier > 1:
             live[op.output][:] = True
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | Mean() | Pad() | Add():
+        case ArgMax():
+            live[op.input][:] = True
+        case Gather():
+            live[op.input][np.array(op.channels)[live[op.output]]] = True
+        case Pad():
+            own = slice(op.channels[0], op.channels[0] + len(live[op.input]))
+            live[op.input][:] |= live[op.output][own]
+            live[op.output][own] = live[op.input]
+        case Concat() if op.axis == 2:
+            ends = np.cumsum([len(live[name]) for name in op.inputs])
+            for name, part in zip(op.inputs, np.split(live[op.output], ends[:-1]), strict=True):
+                live[name][:] |= part
+                part[:] = live[name]
+        case Reshape() | Rearrange() if not _keeps_channels(op, len(live[op.input])):
+            for name in (op.input, op.output):
+                live[name][:] = True
+        case Reduce() if CHANNELS in op.axes:
+            live[op.input][:] = True
+        case (
+            DepthwiseConv2D()
+            | AveragePool2D()
+            | MaxPool2D()
+            | Resize()
+            | Reduce()
+            | Unary()
+            | Add()
+            | Concat()
+            | Reshape()
+            | Rearrange()
+        ):
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]
             for name in (*inputs_of(op), op.output):
                 live[name][:] = together
-        case Reshape() | Softmax():
+        case Softmax():
             for name in (op.input, op.output):
                 live[name][:] = True
         case _:
@@ -195,6 +283,17 @@ def _narrowed(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping
                 bias=_frozen(op.bias[kept]),
                 weight_scales=_frozen(op.weight_scales[kept]),
             )
+        case Gather():
+            place = np.cumsum(live[op.input]) - 1
+            return replace(op, channels=tuple(int(place[c]) for c in np.array(op.channels)[kept]))
+        case Pad():
+            before, after = op.channels
+            return replace(op, channels=(int(kept[:before].sum()), int(kept[len(kept) - after :].sum())))
+        case Reshape():
+            return replace(op, shape=(*op.shape[:2], int(kept.sum())))
+        case Rearrange():
+            last = op.view[-1] // len(kept) * int(kept.sum()) if not kept.all() else op.view[-1]
+            return replace(op, view=(*op.view[:-1], last), shape=(*op.shape[:2], int(kept.sum())))
         case _:
             return op
 

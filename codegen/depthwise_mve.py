@@ -124,7 +124,7 @@ def depthwise_accepts(op: Op, graph: Graph) -> str | None:
     height, width, channels = op.weights.shape
     if height * width > MOST_TAPS:
         return f"the kernel is {height}x{width}, more than {MOST_TAPS} taps"
-    if op.input == graph.input and channels % 4:
+    if op.input in graph.inputs and channels % 4:
         return "the channels of the input are not a multiple of four"
     return None
 

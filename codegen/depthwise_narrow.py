@@ -30,7 +30,9 @@ LARGEST_OFFSET = 4095  # of a load or a store
 POOL = ("r7", "r8", "r9", "r10", "r11", "r12", "lr")  # for words and accumulators
 EARLY = ("r3", "r4", "r5", "r6")
 UPPER = (POOL, EARLY)  # and for values before the weights are loaded
-THIRD = ((*POOL, "r6"), ("r4", "r5"))
+POINTER = "r3"  # of the third row
+# The last value of the third row may take the place of its pointer, so that r6 is free for the multiplier.
+THIRD = (((*POOL, "r6"), ("r4", "r5")), ((*POOL, POINTER), ("r4", "r5")))
 BLOCK = 5  # outputs whose accumulators leave two of them for a word
 MOST_OUTPUTS = 24  # of a row: all are unrolled, about 50 bytes of code each
 UNROLLED_OUTPUTS = 10  # that two or four channels share the loop for
@@ -44,6 +46,11 @@ class Load:
     row: int
     column: int
     moves: bool
+
+    @property
+    def replaces_pointer(self) -> bool:
+        """Return whether the value takes the place of its row's pointer."""
+        return self.row == 2 and self.register == POINTER
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,21 @@ class Pass:
     ahead: tuple[Step, ...]
     then: tuple[Step, ...]
 
+    @property
+    def loads(self) -> tuple[Load, ...]:
+        """Return all loads."""
+        return tuple(step for step in (*self.ahead, *self.then) if isinstance(step, Load))
+
+    @property
+    def overwrites(self) -> bool:
+        """Return whether some value takes the place of the third row's pointer."""
+        return any(load.replaces_pointer for load in self.loads)
+
+    @property
+    def sound(self) -> bool:
+        """Return whether nothing is loaded behind such a value."""
+        return not any(load.replaces_pointer for load in self.loads[:-1])
+
 
 @dataclass(frozen=True)
 class Block:
@@ -87,8 +109,12 @@ class Block:
     @property
     def spare(self) -> bool:
         """Return whether r6 is free during the third row, so that a multiplier comes with the weights."""
-        steps = (*self.third.ahead, *self.third.then)
-        return all(step.register != "r6" for step in steps if isinstance(step, Load))
+        return all(load.register != "r6" for load in self.third.loads)
+
+    @property
+    def overwrites(self) -> bool:
+        """Return whether the last value of the third row takes the place of its pointer."""
+        return self.third.overwrites
 
 
 @dataclass(frozen=True)
@@ -204,13 +230,14 @@ class _Registers:
         """Return how words are loaded behind each other, then joined, and the register of each."""
         found = self.free[: len(words)]
         others = [*self.early, *self.free[len(words) :]]
-        loads, joins = list[Step](), list[Step]()
+        loads, joins = list[Load](), list[Step]()
         for register, (word, _) in zip(found, words, strict=True):
             registers = (register, *(others.pop(0) for _ in word[1:]))
             for place, (row, column) in zip(registers, word, strict=True):
                 loads.append(Load(place, row, column, row not in moved))
                 moved.add(row)
             joins += [Join(register, other) for other in registers[1:]]
+        loads.sort(key=lambda load: load.replaces_pointer)  # stable: the others stay in order
         return [*loads, *joins], found
 
     def use(self, words: Sequence[tuple[_Word, _Products]], registers: list[str]) -> list[Step]:
@@ -244,9 +271,18 @@ def _block(view: NarrowView, outputs: range) -> Block:
     held = dict[int, str]()
     moves = outputs.start == 0
     upper = _pass(_upper(view, outputs), _Registers(*UPPER, held), moves)
-    ways = [_pass(_third(view, outputs, alone), _Registers(*THIRD, held), moves) for alone in (0, 1)]
-    third = min(ways, key=lambda way: _pass_cost(way, 1, 0, 0).cycles)
-    return Block(upper, third, tuple((held[x], x) for x in outputs))
+    leave = tuple((held[x], x) for x in outputs)
+    ways = [
+        Block(upper, _pass(_third(view, outputs, alone), _Registers(*registers, held), moves), leave)
+        for registers in THIRD
+        for alone in (0, 1)
+    ]
+
+    def cost(block: Block) -> float:
+        multiplier = view.requantization.form == "fast" and not block.spare
+        return _pass_cost(block.third, 1, 0, 0).cycles + multiplier + block.overwrites / view.unroll
+
+    return min((block for block in ways if block.third.sound), key=cost)
 
 
 def narrow_view(call: Call, compact: bool = False) -> NarrowView:
@@ -303,7 +339,7 @@ def narrow_pack(call: Call, view: NarrowView, phase: int) -> tuple[int, ...]:
     return tuple(int(word) & 0xFFFFFFFF for word in words.ravel())
 
 
-def _pass_cost(some: Pass, value: int, pixel: int, extra: int, behind_store: bool = False) -> Cost:
+def _pass_cost(some: Pass, value: int, pixel: int, extra: int, behind_store: bool = False, moves: bool = False) -> Cost:
     """Return the cost of a pass without its weights.
 
     Args:
@@ -312,6 +348,7 @@ def _pass_cost(some: Pass, value: int, pixel: int, extra: int, behind_store: boo
         pixel: bytes from pixel to pixel.
         extra: bytes from the pointer of the third row to the channel.
         behind_store: it follows a store.
+        moves: the pointers move.
     """
     cost = Cost(0, 0)
     for steps in (some.ahead, some.then):
@@ -321,7 +358,8 @@ def _pass_cost(some: Pass, value: int, pixel: int, extra: int, behind_store: boo
                 offset = step.column * pixel + (extra if step.row == 2 else 0)
                 writes = step.moves and (step.row < 2 or extra == 0)
                 short = step.register in EARLY + POOL[:1] and offset < 32 * value and not writes
-                cost = total(cost, Cost(1 + waits, 2 if short else 4))
+                broken = moves and step.replaces_pointer  # it is kept before
+                cost = total(cost, Cost(1 + (waits or broken), 2 if short else 4))
             else:
                 cost = total(cost, plain(1))
             waits = not isinstance(step, Load)
@@ -357,7 +395,7 @@ def narrow_cost(view: NarrowView) -> Cost:
             leave = total(leaving(r, len(block.leave)), plain(-1 if r.form == "fast" else -3))
             pointers = plain(1 + (2 if last and number == 0 else 0))
             upper = _pass_cost(block.upper, view.input_bytes, view.input_pixel, 0, channel > 0)
-            third = _pass_cost(block.third, view.input_bytes, view.input_pixel, extra)
+            third = _pass_cost(block.third, view.input_bytes, view.input_pixel, extra, moves=last and number == 0)
             parts += [_constants_cost(view, block), pointers, upper, third, leave, plain(number < len(blocks) - 1)]
     body = total(*parts, Cost(1 + 1 + 3, 4 + 2 + 4))
     ahead = view.input_first - view.input_bytes

@@ -4,24 +4,27 @@ Writing is separate: see `write_folder`.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from codegen.arrangement import image_offsets
 from codegen.certificate import certificate
 from codegen.dual_issue import reordered
-from codegen.plan import TAKE, Plan, PlannedOp
-from codegen.schedule_words import words_of
+from codegen.layout import Storage
+from codegen.plan import Plan, PlannedOp
+from codegen.schedule_words import turns_of, words_of
 from codegen.stack_bound import stack_bound
 from codegen.targets import Target
 from mnet.errors import PlanError
-from mnet.graph import Graph, macs_of, weights_of
+from mnet.graph import Graph, Tensor, macs_of, numbered, weights_of
 from mnet.resources import folder
 
 
@@ -35,6 +38,107 @@ class Origin:
     source: Graph | None = None  # as it stands in the file, to say what simplifying it saved
 
 
+_VALUE_BYTES = {"int8": 1, "int32": 4}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or an output of the network, as the templates print it."""
+
+    name: str  # of the parameter in C: input, or input_0 where there are several; macros have it in capitals
+    suffix: str  # "", or _0: what tells functions for one port from those for another
+    tensor: Tensor
+    storage: Storage
+    place: int  # of an input: index in row_address of its row 0; of an output: byte where its buffer begins
+    image: int  # of an input: byte of the arena where the caller puts it, where it lies there
+    at: int  # byte where a harness has it, that keeps all inputs, or all outputs, one behind the other
+
+    @property
+    def bytes(self) -> int:
+        """Return what the caller gives or gets."""
+        return math.prod(self.tensor.shape) * self.value_bytes
+
+    @property
+    def value_bytes(self) -> int:
+        """Return the bytes of a value."""
+        return _VALUE_BYTES[self.tensor.type]
+
+    @property
+    def c_type(self) -> str:
+        """Return the C type of a value."""
+        return f"{self.tensor.type}_t"
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the bytes of a row of that."""
+        return self.bytes // self.tensor.shape[0]
+
+    @property
+    def conversion(self) -> str:
+        """Return how the caller converts where the file's own input or output has another type; see `conversion`."""
+        return conversion(self.tensor, self.name.startswith("input"))
+
+    @property
+    def first(self) -> int:
+        """Return the elements of the buffer before the first value: padding that readers of an output want."""
+        storage = self.storage
+        return (storage.top * storage.slot_bytes + storage.left * storage.pixel_bytes) // storage.layout.element_bytes
+
+
+def _places(graph: Graph, tensors: Sequence[str]) -> list[int]:
+    """Return bytes where tensors may lie one behind the other, each aligned as its type is."""
+    places, end = [], 0
+    for tensor in (graph.tensors[name] for name in tensors):
+        size = _VALUE_BYTES[tensor.type]
+        places.append(-(-end // size) * size)
+        end = places[-1] + size * math.prod(tensor.shape)
+    return places
+
+
+def _inputs(plan: Plan) -> list[Port]:
+    graph, images = plan.graph, image_offsets(plan.graph)
+    names = numbered("input", len(graph.inputs))
+    places = _places(graph, graph.inputs)
+    return [
+        Port(name, name[5:], graph.tensors[tensor], plan.storage[tensor], row, images[tensor], at)
+        for name, tensor, row, at in zip(names, graph.inputs, plan.take_rows, places, strict=True)
+    ]
+
+
+def _outputs(plan: Plan) -> list[Port]:
+    graph = plan.graph
+    names = numbered("output", len(graph.outputs))
+    ports = []
+    for name, tensor, at in zip(names, graph.outputs, _places(graph, graph.outputs), strict=True):
+        storage = plan.storage[tensor]
+        assert not storage.layout.planar, tensor
+        ports.append(Port(name, name[6:], graph.tensors[tensor], storage, plan.buffer(tensor).offset, 0, at))
+    return ports
+
+
+def conversion(tensor: Tensor, is_input: bool) -> str:
+    """Return how a caller converts an input or output that has another type in the file, or "" where it is int8.
+
+    >>> conversion(Tensor("x", (1, 1, 3), 0.5, 0, outside="uint8"), True)
+    'quantized = byte - 128'
+    """
+    if tensor.outside == "uint8":
+        return "quantized = byte - 128" if is_input else "byte = quantized + 128"
+    if tensor.outside == "int64":
+        return "the same numbers as int32"
+    if tensor.outside == "float32":
+        if is_input:
+            return "quantized = round(real / scale) + zero_point, within -128 to 127"
+        return "real = scale * (quantized - zero_point)"
+    return ""
+
+
+def _bad(name: str, ports: Sequence[Port]) -> str:
+    """Return the C condition that the arena or one of these pointers is bad."""
+    others = (f" || {port.name} == NULL" for port in ports[1:])
+    return f"{name}_bad(arena, {ports[0].name})" + "".join(others)
+
+
 def _environment(target: Target) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder("templates")),
@@ -45,6 +149,7 @@ def _environment(target: Target) -> jinja2.Environment:
     )
     environment.filters["words"] = _words
     environment.filters["numbers"] = _numbers
+    environment.filters["comment"] = _comment
     if target.dual_issue:
         environment.globals["reorder"] = reordered
     return environment
@@ -65,6 +170,12 @@ def _numbers(values: list[Any], columns: int = 16) -> str:
     for start in range(0, len(values), columns):
         lines.append("    " + ", ".join(str(value) for value in values[start : start + columns]) + ",")
     return "\n".join(lines)
+
+
+def _comment(text: str) -> str:
+    """Return a name from a model as a C comment may hold it: printable ASCII that neither ends nor begins one."""
+    printable = "".join(c if " " <= c <= "~" else "?" for c in text)
+    return printable.replace("*/", "* /").replace("/*", "/ *")
 
 
 def _narrowest(largest: int) -> str:
@@ -112,28 +223,29 @@ def _layer_table(graph: Graph, plan: Plan, source: Graph | None) -> list[str]:
 def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
     """Return everything that the templates print."""
     graph = plan.graph
-    source, target = graph.tensors[graph.input], graph.tensors[graph.output]
-    output = plan.storage[graph.output]
+    inputs, outputs = _inputs(plan), _outputs(plan)
     take = len(plan.entries)
-    codes = [take if step == TAKE else step for step in plan.schedule]
-    labels = [*(f"{entry.label.upper()}_STEP" for entry in plan.entries), "TAKE_ROW"]
+    codes = [step if step >= 0 else take + ~step for step in plan.schedule]
+    takes = [f"TAKE_ROW{port.suffix}" for port in inputs]
+    labels = [*(f"{entry.label.upper()}_STEP" for entry in plan.entries), *takes]
     functions: dict[str, Any] = {op.symbol: op for op in plan.ops}
-    image = next((buffer for buffer in plan.buffers if buffer.tensor == "image"), None)
     return {
         "name": graph.name,
         "NAME": graph.name.upper(),
         "origin": origin,
         "plan": plan,
         "mode": plan.input_mode,
-        "source": source,
-        "target": target,
-        "input": plan.storage[graph.input],
-        "input_bytes": source.shape[0] * source.shape[1] * source.shape[2],
-        "input_row_bytes": source.shape[1] * source.shape[2],
-        "output": output,
-        "output_bytes": target.shape[0] * target.shape[1] * target.shape[2],
-        "output_offset": plan.buffer(graph.output).offset,
-        "image_offset": image.offset if image else 0,
+        "inputs": inputs,
+        "outputs": outputs,
+        "input_parameters": ", ".join(f"const int8_t *{port.name}" for port in inputs),
+        "output_parameters": ", ".join(f"{port.c_type} *{port.name}" for port in outputs),
+        "input_arguments": ", ".join(port.name for port in inputs),
+        "output_arguments": ", ".join(port.name for port in outputs),
+        "bad_inputs": _bad(graph.name, inputs),
+        "bad_outputs": _bad(graph.name, outputs),
+        "copy": "copy_output" if len(outputs) == 1 else "copy_outputs",
+        "turns": turns_of(plan),
+        "takes": takes,
         "order": words_of(plan),
         "layers": _layer_table(graph, plan, origin.source),
         "work": _work(graph, origin.source),
@@ -148,7 +260,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "step_labels": [*(labels[code] for code in codes), "END"],
         "row_words": [address // 4 for address in plan.row_address],
         "row_type": _narrowest(max(address // 4 for address in plan.row_address)),
-        "step_type": _narrowest(take + 1),
+        "step_type": _narrowest(take + len(inputs)),
         "index_type": _narrowest(len(plan.row_address)),
         "input_step_type": _narrowest(max((entry.input_step for entry in plan.entries), default=0)),
         "output_step_type": _narrowest(max((entry.output_step for entry in plan.entries), default=0)),
@@ -180,9 +292,9 @@ def _copies(inputs: Collection[int]) -> list[tuple[int, int]]:
 
 
 def _trace_bytes(plan: Plan) -> list[int]:
-    """Return for each entry, and last for taking a row, the bytes from the traced pointer that hold its rows."""
+    """Return for each entry, and last for taking a row of each input, the bytes that hold its rows when traced."""
     spans = [plan.storage[entry.tensor].span_bytes(entry.rows) if entry.rows else 0 for entry in plan.entries]
-    return [*spans, plan.storage[plan.graph.input].span_bytes(1)]
+    return spans + [plan.storage[name].span_bytes(1) for name in plan.graph.inputs]
 
 
 def plan_json(plan: Plan) -> str:

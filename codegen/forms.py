@@ -5,7 +5,7 @@ own and its bytes are free as soon as it is dead: least RAM, but a kernel needs 
 beside a row has to be set for each anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -80,9 +80,10 @@ def form_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int,
         stages: all; those that make and read the tensor matter.
         lives: of its rows.
         steps: how many there are.
-        output: whether it is the network's, which stays to the end.
+        output: whether it is one of the network's, which stay to the end.
     """
     name = storage.tensor.name
+    lives = _in_order(storage, lives)
     real = range(storage.top, storage.top + storage.height)
     begin = min(lives[row][0] for row in real if row in lives)
     known = {row: (begin, span[1]) if row < storage.top and not storage.apart else span for row, span in lives.items()}
@@ -111,10 +112,26 @@ def live_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int,
     if not storage.apart:
         return form_of(storage, stages, lives, steps, output).live
     changes, size = [0] * (steps + 1), storage.slot_bytes
-    for first, last in lives.values():
+    for first, last in _in_order(storage, lives).values():
         changes[first] += size
         changes[last + 1] -= size
     return np.cumsum(changes[:-1])
+
+
+def _in_order(storage: Storage, lives: Lives) -> Lives:
+    """Return lives in which padding rows are set one after the other, none left out: the table of fills counts upwards.
+
+    Readers with different windows may want the second row above before the first, or leave one out.
+    """
+    if storage.top < 2 and storage.bottom < 2:
+        return lives
+    ordered = dict(lives)
+    end = storage.top + storage.height
+    for rows in ([row for row in lives if row < storage.top], [row for row in lives if row >= end]):
+        for row in range(max(rows, default=0) - 1, min(rows, default=0) - 1, -1):
+            step = ordered[row + 1][0]
+            ordered[row] = (min(step, lives[row][0]), lives[row][1]) if row in lives else (step, step)
+    return ordered
 
 
 def _most_together(lives: Lives) -> int:
@@ -181,13 +198,14 @@ def _cycles(storage: Storage, fills: Sequence[Fill]) -> int:
 def _sides_are_runs(storage: Storage) -> bool:
     """Return whether the padding beside a row is one run of words, or two of equal length."""
     left, right = storage.left * storage.pixel_bytes, storage.right * storage.pixel_bytes
-    return left % 4 == right % 4 == 0 and (left == right or not left or not right)
+    behind = left + storage.width * storage.pixel_bytes if right else 0  # where that on the right begins
+    return left % 4 == right % 4 == behind % 4 == 0 and (left == right or not left or not right)
 
 
-def may_lie_apart(storage: Storage, stages: Sequence[Stage], output: str) -> bool:
+def may_lie_apart(storage: Storage, stages: Sequence[Stage], outputs: Collection[str]) -> bool:
     """Return whether each row of a tensor may have an address of its own, if its readers take a pointer for each."""
     name = storage.tensor.name
-    if name == output or storage.layout is SUMS32 or storage.virtual_rows == 1:
+    if name in outputs or storage.layout is SUMS32 or storage.virtual_rows == 1:
         return False
     if storage.filled_beside and not _sides_are_runs(storage):
         return False

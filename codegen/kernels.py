@@ -7,7 +7,6 @@ planner then chooses among the rows that need the same, its variants, and among 
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from codegen import (
@@ -21,30 +20,28 @@ from codegen import (
     depthwise_narrow,
     depthwise_shared,
     depthwise_wide,
+    elementwise,
+    movement,
     packed,
     plain,
-    row_sum,
+    pooling,
+    reduction,
+    resizing,
 )
 from codegen.call import Call
 from codegen.convolution_cost import convolution_cost, fpu_cost
 from codegen.depthwise_cost import depthwise_cost
 from codegen.depthwise_cost import shared_cost as depthwise_shared_cost
 from codegen.kernel import ANY, NO_PADDING, Kernel, Needs, only, padding_of, wide, wide_rows, wide_whole
-from codegen.layout import PLANAR16, SUMS32, WIDE8, WIDE16
-from codegen.simplify import is_global
+from codegen.layout import PLANAR16, WIDE8, WIDE16
 from codegen.targets import Target
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
     Op,
-    Pad,
-    Reshape,
-    Softmax,
     inputs_of,
 )
 
@@ -70,12 +67,28 @@ def _convolution_pointers(call: Call) -> int:
     return 1 if isinstance(call.op, FullyConnected) else _window_pointers(call)
 
 
+_GAPS = "pixels of the input do not follow each other"
+
+
+def _is_one_run(op: FullyConnected, graph: Graph, target: Target) -> bool:
+    """Return whether the rows of the input follow each other: no other reader wants something beside them."""
+    needs = (
+        kernel.needs(other, graph, target)
+        for other in graph.consumers(op.input)
+        if not isinstance(other, FullyConnected)
+        for kernel in candidates(other, graph, target)
+    )
+    return not any(need.slack_bytes or any(need.padding[2:]) for need in needs)
+
+
 def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if not isinstance(op, Conv2D | FullyConnected):
         return "not a convolution"
     height, width, channels = graph.tensors[op.input].shape
     if isinstance(op, FullyConnected) and height * width > 1 and channels % 4:
-        return "pixels of the input do not follow each other"
+        return _GAPS
+    if isinstance(op, FullyConnected) and not _is_one_run(op, graph, target):
+        return _GAPS
     return convolution.convolution_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
 
@@ -127,6 +140,8 @@ def _depthwise_makes(call: Call, compact: bool, shared: bool, apart: bool) -> bo
 
 
 def _convolution_mve(op: Op, graph: Graph, target: Target) -> str | None:
+    if isinstance(op, FullyConnected) and target.mve and not _is_one_run(op, graph, target):
+        return _GAPS
     return convolution_mve.convolution_accepts(op, graph) if target.mve else "no vectors"
 
 
@@ -140,12 +155,6 @@ def _convolution_packed(op: Op, graph: Graph, target: Target) -> str | None:
 
 def _depthwise_block(op: Op, graph: Graph, target: Target) -> str | None:
     return "DSP instructions do better" if target.dsp else packed.depthwise_accepts(op, graph)
-
-
-def _pools_channels(op: Op, graph: Graph, target: Target) -> str | None:
-    if isinstance(op, AveragePool2D | Mean) and is_global(op, graph):
-        return None
-    return "not an average over whole channels"
 
 
 def _convolution_needs(op: Op, graph: Graph, target: Target) -> Needs:
@@ -424,63 +433,11 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.add_view,
         pack=plain.add_pack,
     ),
-    Kernel(
-        family="average_pool",
-        template="average_pool.c.j2",
-        accepts=only(AveragePool2D),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_whole,
-        view=plain.pool_view,
-        pack=plain.no_constants,
-        only_whole=True,
-    ),
-    Kernel(
-        family="softmax",
-        template="softmax.c.j2",
-        accepts=only(Softmax),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_rows,
-        view=plain.softmax_view,
-        pack=plain.softmax_pack,
-    ),
-    Kernel(
-        family="copy",
-        template="copy.c.j2",
-        accepts=only(Pad, Reshape),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_whole,
-        view=plain.copy_view,
-        pack=plain.no_constants,
-        only_whole=True,
-    ),
-)
-
-# An average over whole channels takes two stages, so that it can consume rows as they come.
-ROW_SUM = Kernel(
-    family="row_sum",
-    template="row_sum.c.j2",
-    accepts=_pools_channels,
-    reads=ANY,
-    writes=frozenset({SUMS32.name}),
-    needs=wide_rows,
-    view=row_sum.row_sum_view,
-    pack=plain.no_constants,
-    consumes_rows=True,
-    cost=lambda call, view: row_sum.row_sum_cost(view),
-)
-ROW_SUM_DSP = replace(ROW_SUM, view=partial(row_sum.row_sum_view, dsp=True))
-AVERAGE = Kernel(
-    family="average",
-    template="average.c.j2",
-    accepts=_pools_channels,
-    reads=frozenset({"sums32"}),
-    writes=ANY,
-    needs=lambda op, graph, target: Needs(SUMS32, whole=True),
-    view=plain.average_view,
-    pack=plain.no_constants,
+    *elementwise.KERNELS,
+    *movement.KERNELS,
+    *pooling.KERNELS,
+    *resizing.KERNELS,
+    *reduction.KERNELS,
 )
 
 

@@ -14,24 +14,18 @@ from codegen.call import Call
 from codegen.layout import Storage
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
 from mnet.fixed_point import (
-    exp_on_negative_values,
     multiply_rounding_once,
     multiply_rounding_twice,
-    saturating_rounding_doubling_high_multiply,
 )
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Int8Array,
     Int32Array,
-    Mean,
-    Pad,
-    Softmax,
 )
-from mnet.oracle import AddArithmetic, MeanArithmetic, Rounding, SoftmaxArithmetic, add
+from mnet.oracle import AddArithmetic, Rounding, add
 
 
 def as_word(value: int) -> int:
@@ -214,54 +208,6 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
 
 
 @dataclass(frozen=True)
-class AverageView:
-    """From the sums of quantized + 128 to the average."""
-
-    target: Access
-    count: int
-    low: int
-    high: int
-    mean: MeanArithmetic | None  # None: AVERAGE_POOL_2D, rounded division
-
-
-def average_view(call: Call) -> AverageView:
-    """Return the view of the second stage of a pooling over whole channels."""
-    op = call.op
-    assert isinstance(op, AveragePool2D | Mean)
-    low, high = op.activation if isinstance(op, AveragePool2D) else (-128, 127)
-    arithmetic = call.arithmetic
-    assert arithmetic is None or isinstance(arithmetic, MeanArithmetic)
-    return AverageView(access(call.output), call.pooled, low, high, arithmetic)
-
-
-@dataclass(frozen=True)
-class PoolView:
-    """Average of windows over a tensor that is stored whole."""
-
-    source: Access
-    target: Access
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]  # top, left
-    low: int
-    high: int
-
-
-def pool_view(call: Call) -> PoolView:
-    """Return the view of an AveragePool2D with windows."""
-    op = call.op
-    assert isinstance(op, AveragePool2D)
-    return PoolView(
-        access(call.inputs[0]),
-        access(call.output),
-        op.kernel,
-        op.stride,
-        (op.padding[0], op.padding[2]),
-        *op.activation,
-    )
-
-
-@dataclass(frozen=True)
 class AddView:
     """Elementwise sum of two rows.
 
@@ -363,56 +309,6 @@ def add_pack(call: Call, view: AddView, phase: int) -> tuple[int, ...]:
         shifted = (quantized - how.input_zero_points[which]) << how.left_shift
         words += [as_word(int(v)) for v in scale(shifted, how.input_multipliers[which], how.input_shifts[which])]
     return tuple(words)
-
-
-@dataclass(frozen=True)
-class SoftmaxView:
-    """Softmax over the channels of each pixel of a row."""
-
-    source: Access
-    target: Access
-    accumulation_bits: int
-
-
-def softmax_view(call: Call) -> SoftmaxView:
-    """Return the view of a Softmax."""
-    assert isinstance(call.op, Softmax)
-    return SoftmaxView(access(call.inputs[0]), access(call.output), 12)
-
-
-def softmax_pack(call: Call, view: SoftmaxView, phase: int) -> tuple[int, ...]:
-    """Return exp(-d * scale * beta) as Q0.31 for every difference d = 0..255 from the largest input."""
-    how = call.arithmetic
-    assert isinstance(how, SoftmaxArithmetic)
-    difference = -np.arange(256, dtype=np.int64)
-    scaled = saturating_rounding_doubling_high_multiply(
-        np.maximum(difference, how.difference_min) << how.left_shift, how.multiplier
-    )
-    exponentials = np.where(difference >= how.difference_min, exp_on_negative_values(scaled), 0)
-    return tuple(as_word(int(value)) for value in exponentials)
-
-
-@dataclass(frozen=True)
-class CopyView:
-    """The same values under another shape, or inside a frame of the zero_point."""
-
-    source: Access
-    target: Access
-    padding: tuple[int, int]  # top, left
-    padding_value: int  # quantized
-    reshape: bool
-
-
-def copy_view(call: Call) -> CopyView:
-    """Return the view of a Pad or Reshape."""
-    padding = (call.op.padding[0], call.op.padding[2]) if isinstance(call.op, Pad) else (0, 0)
-    return CopyView(
-        access(call.inputs[0]),
-        access(call.output),
-        padding,
-        call.output.tensor.zero_point,
-        not isinstance(call.op, Pad),
-    )
 
 
 def no_constants(call: Call, view: object, phase: int) -> tuple[int, ...]:

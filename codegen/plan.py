@@ -12,8 +12,6 @@ from mnet.errors import PlanError
 from mnet.graph import Graph
 from mnet.oracle import Oracle
 
-TAKE = -1  # a step of the schedule: take the next row of the input
-
 
 @dataclass(frozen=True, eq=False)
 class PlannedOp:
@@ -78,9 +76,9 @@ class Plan:
     ops: tuple[PlannedOp, ...]
     entries: tuple[Entry, ...]
     constants: Mapping[str, tuple[int, ...]]  # symbol -> words
-    schedule: tuple[int, ...]  # entry index or TAKE
+    schedule: tuple[int, ...]  # an entry, or ~number of the input whose next row is taken: -1 for the first
     row_address: tuple[int, ...]  # bytes
-    take_row: int  # index in row_address of row 0 of the input
+    take_rows: tuple[int, ...]  # of each input: index in row_address of its row 0
     buffers: tuple[Buffer, ...]
     rows_bytes: int  # of the arena, without the state
     state_bytes: int  # of the arena, behind the rows: position and call counters
@@ -109,7 +107,7 @@ class Plan:
         """Return how often each entry is called in one inference."""
         counts = [0] * len(self.entries)
         for step in self.schedule:
-            if step != TAKE:
+            if step >= 0:
                 counts[step] += 1
         return tuple(counts)
 
@@ -145,9 +143,9 @@ def counter_bytes(entry_calls: Sequence[int]) -> int:
     return 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4
 
 
-def state_size(entry_calls: Sequence[int]) -> int:
-    """Return the bytes of the C struct state: position, rows taken, one counter for each entry; a multiple of 4."""
-    return align4(8 + len(entry_calls) * counter_bytes(entry_calls))
+def state_size(entry_calls: Sequence[int], inputs: int) -> int:
+    """Return the bytes of the C struct state: position, rows taken, a counter for each entry; a multiple of 4."""
+    return align4(4 + 4 * inputs + len(entry_calls) * counter_bytes(entry_calls))
 
 
 def check_plan(plan: Plan) -> Plan:
@@ -239,11 +237,13 @@ class _Replay:
 
     def run(self) -> None:
         plan = self.plan
-        done, taken = [0] * len(plan.entries), 0
+        done, taken = [0] * len(plan.entries), [0] * len(plan.graph.inputs)
         for step, index in enumerate(plan.schedule):
-            if index == TAKE:
-                self.make(plan.graph.input, plan.storage[plan.graph.input].top + taken, step)
-                taken += 1
+            if index < 0:
+                name = plan.graph.inputs[~index]
+                address = plan.row_address[plan.take_rows[~index] + taken[~index]]
+                self.make(name, plan.storage[name].top + taken[~index], step, address)
+                taken[~index] += 1
                 continue
             entry, number = plan.entries[index], done[index]
             done[index] += 1
@@ -256,5 +256,13 @@ class _Replay:
             self.make(entry.tensor, first, step, address)
             for row in range(1, entry.rows):
                 self.make(entry.tensor, first + row, step)
-        if any(self.calls[op.name] != op.calls for op in plan.ops):
+        whole = [plan.storage[name].height for name in plan.graph.inputs]
+        if taken != whole or any(self.calls[op.name] != op.calls for op in plan.ops):
             raise PlanError(f"plan of {plan.graph.name}: the schedule ends too early")
+        for name in plan.graph.outputs:
+            storage = plan.storage[name]
+            for virtual in range(storage.top, storage.top + storage.height):
+                if self.holds[name].get(virtual % storage.slots) != virtual or not self.lives(
+                    name, virtual, len(plan.schedule)
+                ):
+                    self.fail(len(plan.schedule), f"row {virtual - storage.top} of the output {name} is not there")

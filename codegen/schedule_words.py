@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codegen.plan import TAKE, Plan
+from codegen.plan import Plan
+from mnet.graph import numbered
 
 MOST_LINES = 12
-_TAKEN = "row of the input"
+_ROW = "row of "  # begins the steps that take one
 _WIDTH = 104
 _INDENT = "   "
 _FEW = 4  # neighbours that are named by the first and the last
@@ -31,10 +32,12 @@ Node = str | Repeat
 
 def words_of(plan: Plan) -> list[str]:
     """Return at most 12 lines that say what runs in which order; fills of padding are left out."""
+    one = len(plan.graph.inputs) == 1
+    inputs = ("the input",) if one else numbered("input", len(plan.graph.inputs))
     names = []
     for step in plan.schedule:
-        if step == TAKE:
-            names.append(_TAKEN)
+        if step < 0:
+            names.append(_ROW + inputs[~step])
         elif plan.entries[step].op:
             names.append(plan.entries[step].op)
     nodes = shortened(fold(names), [op.name for op in plan.ops])
@@ -43,6 +46,13 @@ def words_of(plan: Plan) -> list[str]:
         if len(text) <= MOST_LINES:
             return text
     return [*text[: MOST_LINES - 1], f"... and so on: {len(plan.schedule):,} steps in all"]
+
+
+def turns_of(plan: Plan) -> list[str]:
+    """Return lines that say in which order rows of several inputs are taken."""
+    inputs = numbered("input", len(plan.graph.inputs))
+    nodes = fold([_ROW + inputs[~step] for step in plan.schedule if step < 0])
+    return lines(nodes, _WIDTH // 2)
 
 
 def fold(steps: Sequence[Node]) -> tuple[Node, ...]:
@@ -120,7 +130,8 @@ def _phrase(node: Node) -> str:
     if isinstance(node, str):
         return node
     if not _is_loop(node):
-        return f"{node.times} rows of the input" if node.body[0] == _TAKEN else f"{node.times} {node.body[0]}"
+        (step,) = map(str, node.body)
+        return f"{node.times} rows{step[3:]}" if step.startswith(_ROW) else f"{node.times} {step}"
     return f"{node.times} times ({', '.join(map(_phrase, node.body))})"
 
 

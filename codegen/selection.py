@@ -4,34 +4,35 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from codegen import reduction
 from codegen.call import Arithmetic, Call
 from codegen.kernel import Kernel, Needs, wide
-from codegen.kernels import AVERAGE, ROW_SUM, ROW_SUM_DSP, candidates
-from codegen.layout import PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
-from codegen.simplify import is_global
+from codegen.kernels import candidates
+from codegen.layout import INDICES32, PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.targets import Target
+from mnet.elementwise import table
 from mnet.errors import PlanError
 from mnet.graph import (
     Add,
-    AveragePool2D,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
-    Mean,
     Op,
+    Reduce,
+    Reduction,
     Softmax,
     Tensor,
+    Unary,
     inputs_of,
 )
 from mnet.oracle import (
     Oracle,
     Requantization,
     add_arithmetic,
-    mean_arithmetic,
     requantization,
-    softmax_arithmetic,
 )
+from mnet.reductions import softmax_arithmetic, sum_arithmetic
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ def stages_of(graph: Graph, target: Target, largest_map: float) -> tuple[list[St
     stages: list[Stage] = []
     for op in graph.ops:
         height = tensors[op.output].shape[0]
-        if isinstance(op, AveragePool2D | Mean) and is_global(op, graph):
-            source = tensors[op.input]
-            sums = Tensor(f"{op.output}/sums", (1, 1, source.shape[2]), 1.0, 0)
+        pair = reduction.stages(op, graph, target)
+        if pair:
+            sums = Tensor(f"{op.output}/sums", tensors[op.output].shape, 1.0, 0)
             tensors[sums.name] = sums
-            kernel = ROW_SUM_DSP if wide(target) is WIDE16 else ROW_SUM
-            stages.append(Stage(f"{op.name}_sum", op, kernel, (op.input,), sums.name, 0, source.shape[0], False))
-            stages.append(Stage(op.name, op, AVERAGE, (sums.name,), op.output, 1, 1, True))
+            calls = tensors[inputs_of(op)[0]].shape[0]
+            stages.append(Stage(f"{op.name}_sum", op, pair[0], inputs_of(op), sums.name, 0, calls, False))
+            stages.append(Stage(op.name, op, pair[1], (sums.name,), op.output, 1, 1, True))
             continue
         kernel = _choose(op, graph, target)
         pixels = max(math.prod(tensors[name].shape[:2]) for name in (*inputs_of(op), op.output))
@@ -91,26 +92,29 @@ def _choose(op: Op, graph: Graph, target: Target) -> Kernel:
 def _can_have(op: Op, graph: Graph, target: Target, layout: Layout) -> bool:
     """Return whether the input of `op` can lie in `layout`: nobody else reads it, and its producer can write it."""
     (name,) = inputs_of(op)
-    if len(graph.consumers(name)) > 1 or name == graph.output:
+    if len(graph.consumers(name)) > 1 or name in graph.outputs:
         return False
     producer = next((other for other in graph.ops if other.output == name), None)
     if producer is None:
         return True
-    if isinstance(producer, AveragePool2D | Mean) and is_global(producer, graph):
-        return layout.name in AVERAGE.writes
+    pair = reduction.stages(producer, graph, target)
+    if pair:
+        return layout.name in pair[1].writes
     return all(layout.name in kernel.writes for kernel in candidates(producer, graph, target)[:1])
 
 
 def alternatives(stage: Stage, graph: Graph, target: Target) -> Sequence[Kernel]:
     """Return the kernels that may run a stage: its own, and those with a price that make as many rows in a call."""
     others = candidates(stage.op, graph, target)
+    if stage.kernel not in others:  # one of two stages
+        return [stage.kernel]
     may = [
         kernel
         for kernel in others
         if kernel is stage.kernel
         or (kernel.cost and stage.kernel.cost and (stage.rows == 1 or kernel.can_be_whole(stage.op, graph)))
     ]
-    return may or [stage.kernel]
+    return may
 
 
 def _needs(reader: Stage, layout: Layout, graph: Graph, target: Target) -> Needs | None:
@@ -132,7 +136,7 @@ def storages_of(
 
     The first is what the first kernels of its readers ask for. More than one where there are DSP instructions.
     """
-    made = {graph.input, *(stage.output for stage in stages)}
+    made = {*graph.inputs, *(stage.output for stage in stages)}
     storages = {}
     for name, tensor in tensors.items():
         if name not in made:
@@ -142,6 +146,8 @@ def storages_of(
         usual = readers[0].kernel.needs(readers[0].op, graph, target).layout if readers else wide(target)
         if any(stage.kernel.consumes_rows for stage in makers):
             usual = SUMS32
+        if tensor.type == "int32":
+            usual = INDICES32
         found = []
         for layout in _layouts(usual, tensor, graph, target):
             needs = [_needs(reader, layout, graph, target) for reader in readers]
@@ -149,28 +155,28 @@ def storages_of(
                 any(layout.name in kernel.writes for kernel in alternatives(maker, graph, target)) for maker in makers
             )
             if written and None not in needs:
-                found.append(_storage(tensor, layout, [need for need in needs if need], name == graph.input, target))
+                found.append(_storage(tensor, layout, [need for need in needs if need], name in graph.inputs, target))
         storages[name] = tuple(found)
     return storages
 
 
 def _layouts(usual: Layout, tensor: Tensor, graph: Graph, target: Target) -> tuple[Layout, ...]:
     """Return the layouts that a tensor might have, its usual one first."""
-    if usual is SUMS32 or wide(target) is not WIDE16:
+    if usual.element_bytes == 4 or wide(target) is not WIDE16:
         return (usual,)
     others = [WIDE16, WIDE8]
     if usual.planar:
         others += [PLANAR16]
-        if tensor.zero_point == PLANAR8.offset and tensor.name != graph.input:
+        if tensor.zero_point == PLANAR8.offset and tensor.name not in graph.inputs:
             others += [PLANAR8]
     return (usual, *(layout for layout in others if layout is not usual))
 
 
 def _storage(tensor: Tensor, layout: Layout, needs: Sequence[Needs], taken: bool, target: Target) -> Storage:
-    """Return a storage that does for all readers; `taken`: the tensor is the network's input."""
+    """Return a storage that does for all readers; `taken`: the tensor is an input of the network."""
     top, bottom, left, right = (max((need.padding[side] for need in needs), default=0) for side in range(4))
     channels = tensor.shape[2]
-    if target.dsp and not taken and layout is not SUMS32:
+    if target.dsp and not taken and layout.element_bytes < 4:
         channels = align4(channels)  # the blocks of the DSP kernels; the rest meets zero weights
     return Storage(
         tensor=tensor,
@@ -191,12 +197,14 @@ def _arithmetic(op: Op, graph: Graph, oracle: Oracle) -> tuple[Requantization | 
     match op:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             return requantization(op, graph, oracle), None
+        case Unary():
+            return None, table(op, graph, oracle)
         case Add():
             return None, add_arithmetic(op, graph, oracle)
-        case Mean():
-            return None, mean_arithmetic(op, graph, oracle)
+        case Reduce(function=Reduction.MEAN | Reduction.SUM):
+            return None, sum_arithmetic(op, graph, oracle)
         case Softmax():
-            return None, softmax_arithmetic(op, graph, oracle)
+            return None, softmax_arithmetic(op, graph)
         case _:
             return None, None
 

@@ -15,13 +15,15 @@ from codegen.plan import Plan, PlannedOp
 
 # The public function and the loop over the schedule, without its row pointers.
 _PUBLIC, _LOOP, _LOOP_MVE = 24, 72, 96
+# A loop that takes rows of several inputs in turn lies between them; parameters beyond four words come by the stack.
+_TURNS, _PORT = 40, 8
 
 # What a C body takes, by family of kernels; packed convolutions have their taps on
 # the stack besides, block-wise depthwise ones a pointer for each row of the window.
 _COMPILED = {
+    "accumulate": 96,
     "add": 96,
-    "average": 96,
-    "average_pool": 200,
+    "arg_max": 64,
     "convolution": 256,
     "convolution_bytes": 432,
     "convolution_dsp": 280,
@@ -29,7 +31,6 @@ _COMPILED = {
     "convolution_mve": 152,
     "convolution_packed": 144,
     "convolution_shared": 200,
-    "copy": 96,
     "depthwise": 136,
     "depthwise_block": 208,
     "depthwise_dsp": 168,
@@ -37,6 +38,15 @@ _COMPILED = {
     "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
+    "move": 96,
+    "move_whole": 96,
+    "rearrange": 96,
+    "pool": 240,
+    "lookup": 96,
+    "reduce": 120,
+    "reduced": 96,
+    "resize_bilinear": 120,
+    "resize_nearest": 96,
     "row_sum": 56,
     "softmax": 136,
 }
@@ -59,6 +69,8 @@ def stack_bound(plan: Plan) -> StackBound:
     """Return the bound for the functions that `plan` becomes."""
     pointers = max((entry.inputs for entry in plan.entries), default=1) + 1
     driver = _PUBLIC + (_LOOP_MVE if plan.target.mve else _LOOP) + -(-4 * pointers // 8) * 8
+    driver += _PORT * (len(plan.graph.inputs) + len(plan.graph.outputs) - 2)
+    driver += _TURNS if len(plan.graph.inputs) > 1 else 0
     fill = _FILL if any(not entry.op for entry in plan.entries) else 0
     if plan.target.mve:
         condition = "defined(__ARM_FEATURE_MVE)"

@@ -19,7 +19,7 @@ from mnet.emulator import run_qemu
 from mnet.errors import PlanError, ToolError
 from mnet.graph import Int8Array
 from mnet.resources import folder
-from mnet.verify import Comparison, Leg
+from mnet.verify import Comparison, Leg, input_bytes, output_labels
 
 
 @dataclass(frozen=True)
@@ -98,20 +98,37 @@ def fit(plan: Plan, generated: Path, board: Board, compiler: str, golden: Mappin
     elf = toolchain.build_target(
         generated, board.core, (), compiler, generated / board.name, board=board.name, program="application"
     )
-    run = run_qemu(elf, board.machine, golden[plan.graph.input].tobytes())
-    expected = golden[plan.graph.output]
-    got = np.frombuffer(run.outputs, np.int8)
-    if got.size != expected.size:
-        raise ToolError(f"{plan.graph.name} on {board.name} wrote {got.size:,} of {expected.size:,} B of output")
+    run = run_qemu(elf, board.machine, _given(plan, golden))
+    expected = [golden[name] for name in plan.graph.outputs]
+    size = sum(values.nbytes for values in expected)
+    if len(run.outputs) != size:
+        raise ToolError(f"{plan.graph.name} on {board.name} wrote {len(run.outputs):,} of {size:,} B of output")
     comparison = Comparison(f"C within {board.name}, {compiler}, QEMU")
-    comparison.inputs = len(expected)
-    for number, (one, other) in enumerate(zip(got.reshape(expected.shape), expected, strict=True)):
-        comparison.compare("output", number, 0, one, other)
+    comparison.inputs = len(expected[0])
+    at = 0
+    for number in range(comparison.inputs):
+        for label, values in zip(output_labels(plan.graph), expected, strict=True):
+            one = np.frombuffer(run.outputs, values.dtype, values[number].size, at).reshape(values[number].shape)
+            comparison.compare(label, number, 0, one, values[number])
+            at += one.nbytes
     assert run.stack_bytes is not None
     found = _memory(elf, plan, board, run.stack_bytes)
     if not found.stack_painted <= found.stack_worst <= found.stack_room:
         raise ToolError(f"{plan.graph.name} on {board.name} can take {found.stack_worst:,} B of stack:\n  {found}")
     return comparison.leg(), found
+
+
+def _given(plan: Plan, golden: Mapping[str, Int8Array]) -> bytes:
+    """Return what the application reads: all inputs, or their rows in the order in which they are pushed."""
+    if plan.input_mode != "rows":
+        return input_bytes(plan.graph, golden)
+    parts = []
+    for number in range(len(golden[plan.graph.inputs[0]])):
+        taken = dict.fromkeys(plan.graph.inputs, 0)
+        for name in (plan.graph.inputs[~step] for step in plan.schedule if step < 0):
+            parts.append(golden[name][number, taken[name]].tobytes())
+            taken[name] += 1
+    return b"".join(parts)
 
 
 def _memory(elf: Path, plan: Plan, board: Board, painted: int) -> Fit:

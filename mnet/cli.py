@@ -302,6 +302,36 @@ def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> N
 
 @main.command()
 @_model_argument
+@click.option(
+    "--between",
+    nargs=2,
+    required=True,
+    metavar="A B",
+    help="Two of golden-litert, golden-tflm, litert, litert-optimised, xnnpack, tflm, host, emulated.",
+)
+@click.option(
+    "--input", "input_file", type=click.Path(path_type=Path), metavar="FILE", help="int8 .npy or .bin, or a picture."
+)
+@click.option("--seed", type=int, help="Of a random input; by default 0.")
+@_target_option
+@_oracle_option
+@_simplify_option
+@_layer_option
+@_json_option
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="Draw where they differ.")
+def trace(model: Path, target: str, oracle: str, simplify: bool, **values: Any) -> None:
+    """Where two runtimes part: layer by layer, and why.
+
+    host is the generated C on this computer, emulated the same on the first core of --target; both round as --oracle.
+    """
+    from mnet.commands.trace import trace
+    from mnet.pipeline import Options
+
+    raise SystemExit(trace(model, options=Options(target, oracle, simplify=simplify), **values))
+
+
+@main.command()
+@_model_argument
 @_code_options
 @_json_option
 @click.option(

@@ -127,12 +127,13 @@ def _step(say: bool, what: str) -> Iterator[None]:
         print(f"  {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _inputs(graph: Graph, data: Dataset) -> Int8Array:
+def _inputs(graph: Graph, data: Dataset) -> dict[str, Int8Array]:
     """Return test images, one of each class, and random inputs in turn: the first few hold both kinds."""
     chosen = balanced_choice(data.y_test, _REAL, seed=0)
     real = (data.x_test[chosen] ^ 0x80).view(np.int8)  # byte - 128
-    random = verify.random_inputs(graph, _RANDOM, seed=0)
-    return np.stack([image for pair in zip(real, random, strict=True) for image in pair])
+    (name,) = graph.inputs
+    random = verify.random_inputs(graph, _RANDOM, seed=0)[name]
+    return {name: np.stack([image for pair in zip(real, random, strict=True) for image in pair])}
 
 
 def _profiled(prepared: Prepared) -> tuple[ModelProfile | None, str]:

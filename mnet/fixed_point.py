@@ -178,43 +178,39 @@ def _exp_on_last_quarter(a: Int64Array) -> Int64Array:
     return exp_of_minus_eighth + multiply(exp_of_minus_eighth, x + tail)
 
 
-_EXP_OF_MINUS_POWERS = (  # (bit of a Q5.26 number, exp(-2**(bit - 26)) with 31 fractional bits)
-    (24, 1672461947),
-    (25, 1302514674),
-    (26, 790015084),
-    (27, 290630308),
-    (28, 39332535),
-    (29, 720401),
-    (30, 242),
+_EXP_OF_MINUS_POWERS = (  # (n, exp(-2**n) with 31 fractional bits)
+    (-2, 1672461947),
+    (-1, 1302514674),
+    (0, 790015084),
+    (1, 290630308),
+    (2, 39332535),
+    (3, 720401),
+    (4, 242),
 )
 
 
-def exp_on_negative_values(a: npt.ArrayLike) -> Int64Array:
-    """Return exp(a) with 31 fractional bits for a <= 0 with 5 integer and 26 fractional bits.
+def exp_on_negative_values(a: npt.ArrayLike, integer_bits: int = 5) -> Int64Array:
+    """Return exp(a) with 31 fractional bits for a <= 0 with `integer_bits` integer bits, 4 or 5, of 31.
 
-    Source: gemmlowp, fixedpoint/fixedpoint.h, exp_on_negative_values<int32, 5>.
+    Source: gemmlowp, fixedpoint/fixedpoint.h, exp_on_negative_values.
 
     >>> (exp_on_negative_values([0, -(1 << 26), -(31 << 26)]) / 2.0**31).round(9).tolist()
     [1.0, 0.367879545, 0.0]
     """
     a = np.asarray(a, np.int64)
-    quarter = 1 << 24
+    one = 31 - integer_bits  # its bit
+    quarter = 1 << (one - 2)
     modulo_quarter = (a & (quarter - 1)) - quarter
-    result = _exp_on_last_quarter(modulo_quarter << 5)
+    result = _exp_on_last_quarter(modulo_quarter << integer_bits)
     remainder = modulo_quarter - a
-    for bit, factor in _EXP_OF_MINUS_POWERS:
-        result = np.where((remainder >> bit) & 1, saturating_rounding_doubling_high_multiply(result, factor), result)
+    for power, factor in _EXP_OF_MINUS_POWERS[: integer_bits + 2]:
+        scaled = saturating_rounding_doubling_high_multiply(result, factor)
+        result = np.where((remainder >> (one + power)) & 1, scaled, result)
     return np.where(a == 0, INT32_MAX, result)
 
 
-def one_over_one_plus(a: npt.ArrayLike) -> Int64Array:
-    """Return 1 / (1 + a) for a in [0, 1), both with 31 fractional bits: three Newton-Raphson steps.
-
-    Source: gemmlowp, fixedpoint/fixedpoint.h, one_over_one_plus_x_for_x_in_0_1.
-
-    >>> (one_over_one_plus([0, 1 << 30]) / 2.0**31).round(6).tolist()
-    [1.0, 0.666667]
-    """
+def _twice_over_one_plus(a: npt.ArrayLike) -> Int64Array:
+    """Return 2 / (1 + a) with 29 fractional bits for a in [0, 1) with 31: three Newton-Raphson steps."""
     multiply = saturating_rounding_doubling_high_multiply
     half_denominator = (np.asarray(a, np.int64) + INT32_MAX + 1) // 2  # RoundingHalfSum of positive numbers
     forty_eight_17ths, minus_thirty_two_17ths = 1515870810, -1010580540  # 2 integer and 29 fractional bits
@@ -222,7 +218,46 @@ def one_over_one_plus(a: npt.ArrayLike) -> Int64Array:
     for _ in range(3):
         error = (1 << 29) - multiply(half_denominator, x)
         x = x + saturating_shift_left(multiply(x, error), 2)
-    return saturating_shift_left(x, 1)
+    return x
+
+
+def one_over_one_plus(a: npt.ArrayLike) -> Int64Array:
+    """Return 1 / (1 + a) for a in [0, 1), both with 31 fractional bits.
+
+    Source: gemmlowp, fixedpoint/fixedpoint.h, one_over_one_plus_x_for_x_in_0_1.
+
+    >>> (one_over_one_plus([0, 1 << 30]) / 2.0**31).round(6).tolist()
+    [1.0, 0.666667]
+    """
+    return saturating_shift_left(_twice_over_one_plus(a), 1)
+
+
+def logistic(a: npt.ArrayLike) -> Int64Array:
+    """Return 1 / (1 + exp(-a)) with 31 fractional bits, for a with 4 integer and 27 fractional bits.
+
+    Source: gemmlowp, fixedpoint/fixedpoint.h, logistic<int32, 4>.
+
+    >>> (logistic([0, 1 << 27, -(1 << 27)]) / 2.0**31).round(6).tolist()
+    [0.5, 0.731059, 0.268941]
+    """
+    a = np.asarray(a, np.int64)
+    of_positive = one_over_one_plus(exp_on_negative_values(-np.abs(a), 4))
+    return np.where(a == 0, 1 << 30, np.where(a > 0, of_positive, INT32_MAX - of_positive))
+
+
+def tanh(a: npt.ArrayLike) -> Int64Array:
+    """Return tanh(a) with 31 fractional bits, for a with 4 integer and 27 fractional bits.
+
+    Source: gemmlowp, fixedpoint/fixedpoint.h, tanh<int32, 4>: (1 - exp(-2a)) / (1 + exp(-2a)). The same 31 bits with
+    one integer bit more are 2a.
+
+    >>> (tanh([0, 1 << 27, -(1 << 27)]) / 2.0**31).round(6).tolist()
+    [0.0, 0.761594, -0.761594]
+    """
+    a = np.asarray(a, np.int64)
+    of_positive = saturating_shift_left(_twice_over_one_plus(exp_on_negative_values(-np.abs(a), 5)) - (1 << 29), 2)
+    result: Int64Array = np.sign(a) * of_positive
+    return result
 
 
 def reciprocal(x: npt.ArrayLike, integer_bits: int) -> tuple[Int64Array, Int64Array]:

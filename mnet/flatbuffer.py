@@ -34,18 +34,23 @@ _FIELDS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # operator: (its table o
     "SUB": ("SubOptions", ("FusedActivationFunction",)),
     "MUL": ("MulOptions", ("FusedActivationFunction",)),
     "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
+    "ARG_MAX": ("ArgMaxOptions", ("OutputType",)),
     "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
     "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
+    "GELU": ("GeluOptions", ("Approximate",)),
     "RESIZE_BILINEAR": ("ResizeBilinearOptions", ("AlignCorners", "HalfPixelCenters")),
     "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", ("AlignCorners", "HalfPixelCenters")),
     "SPLIT": ("SplitOptions", ("NumSplits",)),
     "STRIDED_SLICE": (
         "StridedSliceOptions",
-        ("BeginMask", "EndMask", "EllipsisMask", "NewAxisMask", "ShrinkAxisMask"),
+        ("BeginMask", "EndMask", "EllipsisMask", "NewAxisMask", "ShrinkAxisMask", "Offset"),
     ),
     "PACK": ("PackOptions", ("Axis", "ValuesCount")),
     "UNPACK": ("UnpackOptions", ("Axis", "Num")),
     "GATHER": ("GatherOptions", ("Axis", "BatchDims")),
+    "MIRROR_PAD": ("MirrorPadOptions", ("Mode",)),
+    "SPACE_TO_DEPTH": ("SpaceToDepthOptions", ("BlockSize",)),
+    "DEPTH_TO_SPACE": ("DepthToSpaceOptions", ("BlockSize",)),
 }
 
 
@@ -56,6 +61,7 @@ class RawTensor:
     index: int
     name: str
     shape: tuple[int, ...]
+    signature: tuple[int, ...]  # the same, -1 for a size that is open; () where none is
     type: str
     data: npt.NDArray[np.uint8] | None  # of a constant
     scales: npt.NDArray[np.float32]
@@ -118,6 +124,11 @@ def _ints(found: Any, most: int) -> tuple[int, ...]:
     return tuple(int(value) for value in vector)
 
 
+def _shape(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape whose batch, where the file leaves it open (-1), is 1."""
+    return (1, *sizes[1:]) if sizes[:1] == (-1,) else sizes
+
+
 def _count(length: int, data: bytes) -> int:
     if length * 4 > len(data):  # every element is at least an offset of 4 bytes
         raise ValueError(f"a vector of {length} tables in {len(data)} bytes")
@@ -136,7 +147,8 @@ def _parse_tensor(model: Any, table: Any, index: int) -> RawTensor:
     return RawTensor(
         index=index,
         name=(table.Name() or b"")[:_LONGEST_NAME].decode("utf-8", "replace"),
-        shape=_ints(table.ShapeAsNumpy(), 8),
+        shape=_shape(_ints(table.ShapeAsNumpy(), 8)),
+        signature=_ints(table.ShapeSignatureAsNumpy(), 8),
         type=_TYPE_NAMES[table.Type()],
         data=data if len(data) else None,
         scales=_vector(quantization.ScaleAsNumpy() if quantization else 0).astype(np.float32, copy=False),

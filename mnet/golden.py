@@ -4,67 +4,41 @@ Sums of products are made by BLAS in floating point, and exactly: every partial 
 where float32 is used), so no order of summation can round. Everything after them is integer arithmetic.
 """
 
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
+from mnet import elementwise, reductions, windows
 from mnet import oracle as arithmetic
-from mnet.fixed_point import (
-    exp_on_negative_values,
-    reciprocal,
-    rounding_divide_by_power_of_two,
-    saturating_rounding_doubling_high_multiply,
-)
 from mnet.graph import (
     Add,
+    ArgMax,
     AveragePool2D,
+    Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
     Int8Array,
     Int32Array,
-    Mean,
+    MaxPool2D,
     Op,
     Pad,
+    Rearrange,
+    Reduce,
     Reshape,
+    Resize,
     Softmax,
+    Unary,
     inputs_of,
-    output_size,
 )
-from mnet.oracle import Oracle, SoftmaxArithmetic
+from mnet.movement import move
+from mnet.oracle import Oracle
 
 _BATCH = 16  # inputs computed together; more only costs memory
-
-
-def _padded(x: npt.NDArray[Any], padding: tuple[int, int, int, int], value: int) -> npt.NDArray[Any]:
-    top, bottom, left, right = padding
-    return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
-
-
-def _windows(op: Conv2D | DepthwiseConv2D | AveragePool2D, x: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Return what each tap of the window sees of x [n, h, w, c], zeros outside: [n, *output size, c] per tap."""
-    match op:
-        case Conv2D():
-            kernel, dilation = op.weights.shape[1:3], op.dilation
-        case DepthwiseConv2D():
-            kernel, dilation = op.weights.shape[:2], op.dilation
-        case AveragePool2D():
-            kernel, dilation = op.kernel, (1, 1)
-    top, bottom, left, right = op.padding
-    height = output_size(x.shape[1], kernel[0], op.stride[0], dilation[0], top, bottom)
-    width = output_size(x.shape[2], kernel[1], op.stride[1], dilation[1], left, right)
-    x = _padded(x, op.padding, 0)
-    return [
-        x[
-            :,
-            row * dilation[0] : row * dilation[0] + (height - 1) * op.stride[0] + 1 : op.stride[0],
-            column * dilation[1] : column * dilation[1] + (width - 1) * op.stride[1] + 1 : op.stride[1],
-        ]
-        for row in range(kernel[0])
-        for column in range(kernel[1])
-    ]
 
 
 def accumulate(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, x: Int8Array) -> Int32Array:
@@ -78,94 +52,79 @@ def accumulate(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, x: I
             products = offset.reshape(len(x), 1, 1, -1).astype(exact) @ op.weights.T.astype(exact)
             sums = products.astype(np.int32) + op.bias
         case Conv2D():
-            windows = np.concatenate(_windows(op, offset.astype(exact)), axis=3)
-            products = windows @ op.weights.reshape(len(op.bias), -1).T.astype(exact)
+            seen = np.concatenate(windows.windows(op, offset.astype(exact)), axis=3)
+            products = seen @ op.weights.reshape(len(op.bias), -1).T.astype(exact)
             sums = products.astype(np.int32) + op.bias
         case DepthwiseConv2D():
             offset = np.repeat(offset, op.depth_multiplier, axis=3)
             taps = op.weights.reshape(-1, len(op.bias)).astype(np.int32)
-            sums = sum((window * tap for window, tap in zip(_windows(op, offset), taps, strict=True)), op.bias)
+            sums = sum((window * tap for window, tap in zip(windows.windows(op, offset), taps, strict=True)), op.bias)
         case _:
             assert_never(op)
     return sums
 
 
-def average_pool_2d(op: AveragePool2D, x: Int8Array) -> Int8Array:
-    """Return the mean of each window, halves away from zero; padding does not count.
-
-    Source: TensorFlow Lite, kernels/internal/reference/integer_ops/pooling.h, AveragePool.
-    """
-    sums = sum(_windows(op, x.astype(np.int32)))
-    counts = sum(_windows(op, np.ones((1, *x.shape[1:3], 1), np.int32)))
-    means = np.sign(sums) * ((np.abs(sums) + counts // 2) // counts)
-    return np.asarray(np.clip(means, *op.activation), np.int8)
-
-
-def softmax(x: Int8Array, how: SoftmaxArithmetic) -> Int8Array:
-    """Return the softmax over the last axis, of scale 1/256 and zero_point -128.
-
-    Source: TensorFlow Lite, kernels/internal/reference/softmax.h, Softmax for int8.
-    """
-    difference = x.astype(np.int64) - x.max(axis=-1, keepdims=True)
-    counts = difference >= how.difference_min
-    scaled = saturating_rounding_doubling_high_multiply(
-        np.where(counts, difference, 0) << how.left_shift, how.multiplier
-    )
-    exponentials = np.where(counts, exp_on_negative_values(scaled), 0)
-    total = rounding_divide_by_power_of_two(exponentials, 12).sum(axis=-1, keepdims=True)
-    scale, bits_over_unit = reciprocal(total, 12)
-    exponent = bits_over_unit + 31 - 8
-    result = rounding_divide_by_power_of_two(
-        saturating_rounding_doubling_high_multiply(scale, exponentials), np.minimum(exponent, 31)
-    )
-    # From 512 equal classes on every share is below half a step. The runtimes stop the program there; 0 is the limit.
-    result = np.where(exponent > 31, 0, result)
-    return np.where(counts, np.clip(result - 128, -128, 127), -128).astype(np.int8)
-
-
-def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...]) -> Int8Array:
-    """Return the output [n, height, width, channels] of one op for its inputs, each [n, height, width, channels]."""
+def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...]) -> npt.NDArray[Any]:
+    """Return the output [n, height, width, channels] of one op, of its tensor's type, for its inputs of that form."""
     x = inputs[0]
     match op:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             return arithmetic.requantize(accumulate(op, graph, x), arithmetic.requantization(op, graph, oracle))
         case AveragePool2D():
-            return average_pool_2d(op, x)
-        case Mean():
-            sums = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64)
-            return arithmetic.mean(sums, arithmetic.mean_arithmetic(op, graph, oracle))
+            return windows.average_pool_2d(op, x)
+        case MaxPool2D():
+            return windows.max_pool_2d(op, x)
+        case Resize():
+            return windows.resize(op, x)
+        case Reduce():
+            return reductions.reduce(op, graph, oracle, x)
+        case ArgMax():
+            return reductions.arg_max(x)
+        case Unary():
+            return elementwise.table(op, graph, oracle)[x.astype(np.int16) + 128]
         case Add():
             return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
-        case Pad():
-            return _padded(x, op.padding, graph.tensors[op.input].zero_point)
-        case Reshape():
-            return x.reshape(len(x), *graph.tensors[op.output].shape)
+        case Pad() | Concat() | Gather() | Reshape() | Rearrange():
+            return move(op, inputs)
         case Softmax():
-            return softmax(x, arithmetic.softmax_arithmetic(op, graph, oracle))
+            return reductions.softmax(x, reductions.softmax_arithmetic(op, graph))
         case _:
             assert_never(op)
 
 
-def run(graph: Graph, oracle: Oracle, inputs: Int8Array) -> dict[str, Int8Array]:
-    """Return every activation of the network, the input included, by tensor name.
+def _count(graph: Graph, inputs: Mapping[str, Int8Array]) -> int:
+    """Return how many images each input has, after checking all of them."""
+    counts = set()
+    for name in graph.inputs:
+        if name not in inputs:
+            raise ValueError(f"the input {name!r} is missing; there are {', '.join(inputs)}")
+        shape, given = graph.tensors[name].shape, inputs[name]
+        if given.dtype != np.int8 or given.shape[1:] != shape or given.ndim != 4:
+            raise ValueError(
+                f"{name!r} must be int8 [n, {', '.join(map(str, shape))}], not {given.dtype} {given.shape}"
+            )
+        counts.add(len(given))
+    if len(counts) > 1:
+        raise ValueError(f"the inputs have different numbers of images: {sorted(counts)}")
+    return counts.pop()
+
+
+def run(graph: Graph, oracle: Oracle, inputs: Mapping[str, Int8Array]) -> dict[str, Int8Array]:
+    """Return every activation of the network, the inputs included, by tensor name.
 
     Args:
         graph: the network.
         oracle: whose rounding.
-        inputs: int8 [n, height, width, channels] of the graph's input.
+        inputs: int8 [n, height, width, channels] of each of the graph's inputs, by tensor name.
 
     Raises:
-        ValueError: `inputs` has another shape or type.
+        ValueError: one is missing, or has another shape or type.
     """
-    shape = graph.tensors[graph.input].shape
-    if inputs.dtype != np.int8 or inputs.shape[1:] != shape or inputs.ndim != 4:
-        raise ValueError(f"inputs must be int8 [n, {', '.join(map(str, shape))}], not {inputs.dtype} {inputs.shape}")
-    tensors = {
-        name: np.empty((len(inputs), *graph.tensors[name].shape), np.int8)
-        for name in (graph.input, *(op.output for op in graph.ops))
-    }
-    tensors[graph.input][:] = inputs
-    for start in range(0, len(inputs), _BATCH):
+    count = _count(graph, inputs)
+    tensors = {name: np.array(inputs[name]) for name in graph.inputs}
+    made = (graph.tensors[op.output] for op in graph.ops)
+    tensors |= {tensor.name: np.empty((count, *tensor.shape), tensor.type) for tensor in made}
+    for start in range(0, count, _BATCH):
         batch = slice(start, start + _BATCH)
         for op in graph.ops:
             tensors[op.output][batch] = compute(

@@ -1,6 +1,7 @@
 """What an operator of a .tflite file takes and makes, checked: activations, constants, weights, windows."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy.typing as npt
 import tflite as schema
 
 from mnet.axes import axes_of, shape_of
+from mnet.elementwise import clamp_of
 from mnet.errors import ModelError
 from mnet.flatbuffer import RawModel, RawOperator, RawTensor
-from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor
+from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction, inputs_of
 from mnet.layer_names import unique
 
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
@@ -24,31 +26,22 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+_FUSED = {
+    schema.ActivationFunctionType.RELU: UnaryFunction.RELU,
+    schema.ActivationFunctionType.RELU6: UnaryFunction.RELU6,
+    schema.ActivationFunctionType.RELU_N1_TO_1: UnaryFunction.RELU_N1_TO_1,
+}
+
+
 def activation_range(function: int, scale: float, zero_point: int) -> tuple[int, int] | None:
     """Return the int8 range of a fused activation, or None if mnet does not know it.
 
-    Source: TensorFlow Lite, kernels/kernel_util.cc, CalculateActivationRangeQuantized: round(bound / scale) in float32.
-
     >>> activation_range(schema.ActivationFunctionType.RELU6, 0.0235, -128)
     (-128, 127)
-    >>> activation_range(schema.ActivationFunctionType.RELU_N1_TO_1, 0.02, 3)
-    (-47, 53)
     """
-
-    def quantized(bound: float) -> int:
-        quotient = float(np.float32(bound) / np.float32(scale))
-        return zero_point + math.floor(abs(quotient) + 0.5) * (1 if bound >= 0 else -1)
-
-    kinds = schema.ActivationFunctionType
-    if function == kinds.NONE:
+    if function == schema.ActivationFunctionType.NONE:
         return -128, 127
-    if function == kinds.RELU:
-        return max(-128, zero_point), 127
-    if function == kinds.RELU6:
-        return max(-128, zero_point), min(127, quantized(6.0))
-    if function == kinds.RELU_N1_TO_1:
-        return max(-128, quantized(-1.0)), min(127, quantized(1.0))
-    return None
+    return clamp_of(_FUSED[function], scale, zero_point) if function in _FUSED else None
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -198,6 +191,17 @@ class Operands:
             tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype, copy=False)
         )
 
+    def integers(self, tensor: RawTensor, what: str) -> npt.NDArray[Any]:
+        """Return a constant of int32 or int64 in its shape, read-only."""
+        return self.constant(tensor, "int64" if tensor.type == "int64" else "int32", what)
+
+    def number(self, tensor: RawTensor, what: str) -> int:
+        """Return a constant of one integer."""
+        values = self.integers(tensor, what)
+        if values.size != 1:
+            raise self.fail(f"has {values.size} values for its {what}; the file is damaged.")
+        return int(values.reshape(-1)[0])
+
     def weights(self, tensor: RawTensor, rank: int, axis: int) -> tuple[Int8Array, npt.NDArray[np.float64]]:
         """Return int8 weights and one scale per channel of `axis`."""
         weights = self.constant(tensor, "int8", "weights")
@@ -226,12 +230,64 @@ class Operands:
             raise self.fail(f"has {channels} output channels but {bias.size} biases.")
         return bias.reshape(channels)
 
-    def output(self, operator: RawOperator) -> Tensor:
+    def output(self, operator: RawOperator, position: int | None = None) -> Tensor:
+        """Return an output, or the only one."""
+        if position is None and len(operator.outputs) != 1:
+            raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
+        tensor = self.raw(operator.outputs[position or 0])
+        self.activation(tensor)
+        return self.tensors[tensor.index]
+
+    def indices(self, operator: RawOperator, shape: Shape) -> Tensor:
+        """Return the output of an operator that makes int32 or int64 indices: it must be an output of the model.
+
+        Raises:
+            ModelError: it is of another type or number, or something reads it.
+        """
         if len(operator.outputs) != 1:
             raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
         tensor = self.raw(operator.outputs[0])
-        self.activation(tensor)
-        return self.tensors[tensor.index]
+        if tensor.type not in ("int32", "int64") or math.prod(tensor.shape) != math.prod(shape):
+            raise self.fail(f"makes {tensor.type} {list(tensor.shape)} of {list(shape)}; the file is damaged.")
+        reader = next((other for other in self.model.operators if tensor.index in other.inputs), None)
+        if reader or tensor.index not in self.model.outputs:
+            whose = f"{reader.kind} reads its result" if reader else "its result is no output of the model"
+            raise self.fail(f"{whose}: only the end of a model can be indices.")
+        outside = "int64" if tensor.type == "int64" else "int8"
+        made = Tensor(self.names[tensor.index], shape, 1.0, 0, tensor.index, "int32", outside)
+        self.tensors[tensor.index] = made
+        return made
+
+    def makes(self, operator: RawOperator, shape: Sequence[int], position: int = 0) -> None:
+        """Refuse a file that gives an output another shape than the operator makes; one that is open gets this one."""
+        tensor = self.raw(operator.outputs[position])
+        if tensor.shape == tuple(shape):
+            return
+        fits = len(tensor.signature) == len(shape) and all(
+            found in (-1, size) for found, size in zip(tensor.signature, shape, strict=True)
+        )
+        if not fits:
+            raise self.fail(f"makes {list(shape)}, but its output has shape {list(tensor.shape)}; the file is damaged.")
+        self._settle(replace(tensor, shape=tuple(shape)))
+
+    def settle(self, op: Op) -> None:
+        """Give an activation whose shape the file leaves open the one that its op makes."""
+        by_name = {tensor.name: (index, tensor) for index, tensor in self.tensors.items()}
+        shape = op.output_shape(*(by_name[name][1].shape for name in inputs_of(op)))
+        index, known = by_name[op.output]
+        if index < 0 or known.shape == shape or min(shape) < 1:
+            return
+        tensor = self.raw(index)
+        rank = len(tensor.shape)
+        whole = (1,) * (rank - 3) + shape[3 - min(rank, 3) :]
+        if -1 in tensor.signature[1:] and math.prod(whole) == math.prod(shape):
+            self._settle(replace(tensor, shape=whole))
+
+    def _settle(self, tensor: RawTensor) -> None:
+        tensors = (*self.model.tensors[: tensor.index], tensor, *self.model.tensors[tensor.index + 1 :])
+        self.model = replace(self.model, tensors=tensors)
+        if tensor.index in self.tensors:
+            self.tensors[tensor.index] = replace(self.tensors[tensor.index], shape=shape_of(tensor.shape))
 
     def input(self, operator: RawOperator, position: int = 0) -> Tensor:
         tensor = self.operand(operator, position)

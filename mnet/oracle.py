@@ -5,7 +5,6 @@ Each `..._arithmetic` function returns the integers that a runtime derives from 
 model and generated C both start from them.
 """
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never
@@ -21,7 +20,17 @@ from mnet.fixed_point import (
     multiply_rounding_twice,
     quantize_multiplier,
 )
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Int32Array, Mean, Softmax
+from mnet.graph import (
+    Add,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    FullyConnected,
+    Graph,
+    Int8Array,
+    Int32Array,
+    UnaryFunction,
+)
 
 
 class Rounding(Enum):
@@ -33,10 +42,17 @@ class Rounding(Enum):
 
 
 class ScaleProduct(Enum):
-    """In which precision input scale and weight scale are multiplied before the division by the output scale."""
+    """In which precision scales are multiplied and divided."""
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+
+
+class Curve(Enum):
+    """How LOGISTIC and TANH are computed."""
+
+    FLOAT32 = "the function in float32, rounded"
+    FIXED = "gemmlowp's exponential and reciprocal in fixed point"
 
 
 # Forms that generated code may give these steps where the bits are proven to be the same: see codegen.requantize.
@@ -58,14 +74,23 @@ class Oracle:
     fully_connected_scale: ScaleProduct  # of a per-tensor FULLY_CONNECTED; all else is FLOAT64
     fully_connected_per_channel: Rounding
     add: Rounding
-    mean: Rounding
+    sums: Rounding  # of MEAN and SUM
+    sum_is_signed: bool  # SUM reads int8 as int8
+    unary: Rounding  # of RELU, LEAKY_RELU, QUANTIZE, ABS: whatever only rescales
+    unary_scale: ScaleProduct  # how its scales are multiplied and divided; QUANTIZE is always FLOAT64
+    curve: Curve
+    relu6_rescales: bool  # RELU6 as an operator of its own; otherwise both its scales count as equal
+    functions: frozenset[UnaryFunction]  # that the runtime has for int8
     shortcuts: frozenset[str] = SHORTCUTS
 
 
 # LiteRT's reference kernels (OpResolverType.BUILTIN_REF), ai-edge-litert 2.3.
 # Convolutions: kernels/internal/reference/integer_ops/conv.h and depthwise_conv.h. FULLY_CONNECTED:
 # integer_ops/fully_connected.h, "receives the scales in float and performs requant in float to avoid loss of
-# precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum.
+# precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum. SUM: kernels/reduce.cc, where the
+# reference form of QuantizedMeanOrSum takes every input for uint8: on int8 its results make no sense. Functions of one
+# value: activations.cc, elementwise.cc, exp.cc, neg.cc, quantize.cc; curves through LUTPopulate
+# (kernels/internal/common.h); register_ref.cc has no ELU.
 LITERT = Oracle(
     name="litert",
     convolution=Rounding.DOUBLE,
@@ -74,11 +99,18 @@ LITERT = Oracle(
     fully_connected_scale=ScaleProduct.FLOAT64,
     fully_connected_per_channel=Rounding.REAL,
     add=Rounding.DOUBLE,
-    mean=Rounding.DOUBLE,
+    sums=Rounding.DOUBLE,
+    sum_is_signed=False,
+    unary=Rounding.DOUBLE,
+    unary_scale=ScaleProduct.FLOAT32,
+    curve=Curve.FLOAT32,
+    relu6_rescales=True,
+    functions=frozenset(UnaryFunction) - {UnaryFunction.ELU},
 )
 
 # tflite-micro's portable kernels. FULLY_CONNECTED: kernels/fully_connected_common.cc and kernel_util.cc,
-# GetQuantizedConvolutionMultipler, which multiplies the two scales as float32.
+# GetQuantizedConvolutionMultipler, which multiplies the two scales as float32. LOGISTIC and TANH: logistic_common.cc,
+# tanh.cc. RELU6: activations_common.cc, Relu6Prepare, which looks at the input's scale only.
 TFLM = Oracle(
     name="tflm",
     convolution=Rounding.DOUBLE,
@@ -87,7 +119,25 @@ TFLM = Oracle(
     fully_connected_scale=ScaleProduct.FLOAT32,
     fully_connected_per_channel=Rounding.DOUBLE,
     add=Rounding.DOUBLE,
-    mean=Rounding.DOUBLE,
+    sums=Rounding.DOUBLE,
+    sum_is_signed=True,
+    unary=Rounding.DOUBLE,
+    unary_scale=ScaleProduct.FLOAT64,  # of the package; sources up to August 2026 divide in float32
+    curve=Curve.FIXED,
+    relu6_rescales=False,
+    functions=frozenset(
+        {
+            UnaryFunction.RELU,
+            UnaryFunction.RELU6,
+            UnaryFunction.LEAKY_RELU,
+            UnaryFunction.HARD_SWISH,
+            UnaryFunction.QUANTIZE,
+            UnaryFunction.ABS,
+            UnaryFunction.LOGISTIC,
+            UnaryFunction.TANH,
+            UnaryFunction.ELU,
+        }
+    ),
 )
 
 ORACLES = {oracle.name: oracle for oracle in (LITERT, TFLM)}
@@ -128,13 +178,13 @@ def requantization(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, 
     source, target = graph.tensors[op.input], graph.tensors[op.output]
     products = source.scale * op.weight_scales
     match op:
-        case Conv2D():
+        case Conv2D(dense=None):
             rounding = oracle.convolution
         case DepthwiseConv2D():
             rounding = oracle.depthwise
-        case FullyConnected() if op.per_channel:
+        case Conv2D() | FullyConnected() if op.dense is Dense.PER_CHANNEL:
             rounding = oracle.fully_connected_per_channel
-        case FullyConnected():
+        case Conv2D() | FullyConnected():
             rounding = oracle.fully_connected
             if oracle.fully_connected_scale is ScaleProduct.FLOAT32:
                 products = products.astype(np.float32).astype(np.float64)
@@ -228,68 +278,3 @@ def add(first: Int8Array, second: Int8Array, how: AddArithmetic) -> Int8Array:
     )
     values = scaled(total, how.output_multiplier, how.output_shift, how.rounding)
     return np.clip(values + how.zero_point, *how.activation).astype(np.int8)
-
-
-@dataclass(frozen=True)
-class MeanArithmetic:
-    """The integers of one MEAN: out = clamp(zero_point + multiply(sum - count * input_zero_point)), a sum of int8."""
-
-    count: int
-    input_zero_point: int
-    multiplier: int  # below 2**30 where count is no power of two
-    shift: int
-    zero_point: int
-    rounding: Rounding
-
-
-def mean_arithmetic(op: Mean, graph: Graph, oracle: Oracle) -> MeanArithmetic:
-    """Return the integers that `oracle` derives from the scales and the size of `op`.
-
-    Source: TensorFlow Lite, kernels/internal/reference/reduce.h, QuantizedMeanOrSum: the division by the count is
-    folded into the multiplier, truncated.
-    """
-    source, target = graph.tensors[op.input], graph.tensors[op.output]
-    count = source.shape[0] * source.shape[1]
-    multiplier, shift = quantize_multiplier(source.scale / target.scale)
-    fold = min(count.bit_length() - 1, 32, 31 + shift)
-    return MeanArithmetic(
-        count=count,
-        input_zero_point=source.zero_point,
-        multiplier=(multiplier << fold) // count,
-        shift=shift - fold,
-        zero_point=target.zero_point,
-        rounding=oracle.mean,
-    )
-
-
-def mean(sums: npt.NDArray[np.integer], how: MeanArithmetic) -> Int8Array:
-    """Return the int8 means that the runtime makes of `sums` of int8 values."""
-    values = scaled(sums.astype(np.int64) - how.count * how.input_zero_point, how.multiplier, how.shift, how.rounding)
-    return np.clip(values + how.zero_point, -128, 127).astype(np.int8)
-
-
-@dataclass(frozen=True)
-class SoftmaxArithmetic:
-    """The integers of one SOFTMAX: exp of ((q - largest q) << left_shift) * multiplier / 2**31, 26 fractional bits.
-
-    Differences below `difference_min` count as exp = 0 and give -128. Where the sum of the exponentials is 512 or more
-    every output is -128 (the runtimes stop the program there).
-    """
-
-    multiplier: int
-    left_shift: int
-    difference_min: int
-
-
-def softmax_arithmetic(op: Softmax, graph: Graph, oracle: Oracle) -> SoftmaxArithmetic:
-    """Return the integers that `oracle` derives from the input's scale.
-
-    Source: TensorFlow Lite, kernels/internal/quantization_util.cc, PreprocessSoftmaxScaling and CalculateInputRadius
-    with 5 integer bits.
-    """
-    del oracle  # both runtimes take the same steps
-    integer_bits = 5
-    real = min(op.beta * graph.tensors[op.input].scale * (1 << (31 - integer_bits)), (1 << 31) - 1.0)
-    multiplier, left_shift = quantize_multiplier(real)
-    radius = math.floor(((1 << integer_bits) - 1) * (1 << (31 - integer_bits)) / (1 << left_shift))
-    return SoftmaxArithmetic(multiplier=multiplier, left_shift=left_shift, difference_min=-radius)

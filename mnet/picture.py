@@ -9,7 +9,8 @@ from itertools import accumulate
 
 from codegen.arrangement import IMAGE
 from codegen.layout import SUMS32
-from codegen.plan import TAKE, Buffer, Entry, Plan, PlannedOp
+from codegen.plan import Buffer, Entry, Plan, PlannedOp
+from mnet.graph import numbered
 from mnet.svg import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Scale, axes, box, colour, document, escape, legend
 
 _HEIGHT = 420  # of the plot
@@ -127,8 +128,10 @@ def _area(buffer: Buffer, plan: Plan) -> int:
 
 
 def maker_of(plan: Plan, tensor: str) -> str:
-    """Return the op that makes `tensor`: its name is shorter than the tensor's."""
-    return next((op.name for op in plan.ops if op.output == tensor), "image" if tensor == IMAGE else "input")
+    """Return the op that makes `tensor`, whose name is shorter, or which input it is."""
+    makers = {op.output: op.name for op in plan.ops}
+    inputs = zip(plan.graph.inputs, numbered("input", len(plan.graph.inputs)), strict=True)
+    return {IMAGE: "image", **dict(inputs), **makers}[tensor]
 
 
 def peak_of(plan: Plan) -> tuple[int, int]:
@@ -156,11 +159,12 @@ def row_lives(plan: Plan) -> list[RowLife]:
     Rows that lie side by side and live equally long are one.
     """
     replay = _Lives(plan)
-    done, taken = [0] * len(plan.entries), 0
+    done, taken = [0] * len(plan.entries), [0] * len(plan.graph.inputs)
     for step, index in enumerate(plan.schedule):
-        if index == TAKE:
-            replay.make(plan.graph.input, plan.storage[plan.graph.input].top + taken, step)
-            taken += 1
+        if index < 0:
+            name = plan.graph.inputs[~index]
+            replay.make(name, plan.storage[name].top + taken[~index], step)
+            taken[~index] += 1
             continue
         entry, number = plan.entries[index], done[index]
         done[index] += 1
@@ -217,8 +221,8 @@ class _Lives:
                 self.held[key] = replace(self.held[key], death=step)
 
     def finish(self, last_step: int) -> list[RowLife]:
-        output = self.plan.graph.output
-        stay = (replace(life, death=last_step) if life.tensor == output else life for life in self.held.values())
+        outputs = self.plan.graph.outputs
+        stay = (replace(life, death=last_step) if life.tensor in outputs else life for life in self.held.values())
         merged: list[RowLife] = []
         for life in sorted([*self.ended, *stay], key=lambda r: (r.tensor, r.birth, r.death, r.slot)):
             before = merged[-1] if merged else None

@@ -12,7 +12,7 @@ from codegen.simplify import simplify
 from codegen.targets import target
 from mnet import __version__, golden, verify
 from mnet.errors import PlanError
-from mnet.graph import Graph
+from mnet.graph import Graph, Reduce, Reduction
 from mnet.oracle import ORACLES, Oracle
 from mnet.plan_cache import cached_plan
 from mnet.tflite import read_model
@@ -60,18 +60,29 @@ def requested(path: Path, options: Options) -> tuple[Graph, Request]:
 
     Raises:
         ModelError: the file is damaged or not supported.
-        PlanError: unknown target, oracle or input mode.
+        PlanError: unknown target, oracle or input mode; an operator for which the oracle is no good.
     """
     chosen, whose = target(options.target), oracle(options.oracle)
     if options.input_mode not in INPUT_MODES:
         raise PlanError(f"unknown input mode {options.input_mode!r}; the modes are {', '.join(INPUT_MODES)}")
     source = read_model(path)
+    check_oracle(path, source, whose)
     if options.name is not None:
         if not options.name.isidentifier() or not options.name.isascii():
             raise PlanError(f"--name {options.name} is no C identifier: use letters, digits and _, a letter first")
         source = replace(source, name=options.name)
     graph = drop_dead_channels(simplify(source), whose) if options.simplify else source
     return source, Request(graph, chosen, whose, options.input_mode, options.optimize, options.ram)
+
+
+def check_oracle(path: Path, graph: Graph, whose: Oracle) -> None:
+    """Raise a sentence where an oracle's kernel of some operator is of no use."""
+    for op in graph.ops:
+        if isinstance(op, Reduce) and op.function is Reduction.SUM and not whose.sum_is_signed:
+            raise PlanError(
+                f"{path}, {op.name} (SUM): the kernel of {whose.name} takes its int8 input for uint8, and what it "
+                "makes of it is of no use: choose --oracle tflm."
+            )
 
 
 def prepare(path: Path, options: Options) -> Prepared:

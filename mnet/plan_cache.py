@@ -15,7 +15,7 @@ from codegen.assemble import Decisions, assemble
 from codegen.front import Point, front
 from codegen.plan import Plan
 from codegen.planner import Report, Request, decide
-from mnet import fixed_point, oracle
+from mnet import fixed_point, oracle, reductions
 from mnet.cache import cache_folder
 from mnet.errors import PlanError
 from mnet.graph import Graph
@@ -100,12 +100,12 @@ def _key(request: Request) -> str:
 @cache
 def _code() -> bytes:
     folder = Path(codegen.__file__ or "").parent
-    files = [*sorted(folder.glob("*.py")), Path(fixed_point.__file__), Path(oracle.__file__)]
+    files = [*sorted(folder.glob("*.py")), Path(fixed_point.__file__), Path(oracle.__file__), Path(reductions.__file__)]
     return b"".join(file.read_bytes() for file in files)
 
 
 def _content(graph: Graph) -> bytes:
-    parts = [repr((graph.name, graph.input, graph.output, graph.tensors)).encode()]
+    parts = [repr((graph.name, graph.inputs, graph.outputs, graph.tensors)).encode()]
     for op in graph.ops:
         parts.append(type(op).__name__.encode())
         for field in fields(op):

@@ -101,7 +101,7 @@ def profile_model(prepared: Prepared, wait_states: int = 0) -> ModelProfile:
         )
     kind = find_target_compiler()
     compiler = toolchain.find_compiler("arm-none-eabi-gcc" if kind == "gcc" else kind)
-    image = verify.random_inputs(prepared.source, 1, seed=0).tobytes()
+    image = verify.input_bytes(prepared.source, verify.random_inputs(prepared.source, 1, seed=0))
     with tempfile.TemporaryDirectory(prefix="mnet-") as name:
         folder = Path(name) / plan.graph.name
         write(prepared, folder)

@@ -1,7 +1,7 @@
 """`mnet verify`: every leg of the chain of proof for a model and a target; what it compared, or why it did not run."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ def prove(
     count: int = 20,
     emulated_count: int = 2,
     seed: int = 0,
-    inputs: Int8Array | None = None,
+    inputs: Mapping[str, Int8Array] | None = None,
     progress: Progress = _no_progress,
     cores: Sequence[str] | None = None,
     board: str | None = None,
@@ -60,7 +60,7 @@ def prove(
         count: inputs for golden model, oracle and host.
         emulated_count: how many of them the emulated cores run.
         seed: of the random inputs.
-        inputs: int8 [count, height, width, channels] to take instead of random ones.
+        inputs: int8 [count, height, width, channels] of each input, to take instead of random ones.
         progress: called as inputs are done.
         cores: names of the targets to emulate; None for all that the plan's target runs on.
         board: name of a board whose flash and RAM have to hold the model, see `mnet.boards`.
@@ -79,10 +79,12 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="mnet-") as name:
         folder = Path(name) / prepared.graph.name
         write(prepared, folder)
-        legs.append(_attempt("C on this computer", lambda: _host(prepared, folder, tensors, progress)))
+        legs.append(
+            _attempt("C on this computer", partial(_run, partial(host_program, folder), prepared, tensors, progress))
+        )
         for core in prepared.plan.target.runs_on if cores is None else cores:
-            run = partial(_core, prepared, folder, target(core), few, progress)
-            legs.append(_attempt(f"C on {core}", run))
+            build = partial(core_program, folder, target(core))
+            legs.append(_attempt(f"C on {core}", partial(_run, build, prepared, few, progress)))
         if chosen:
 
             def within() -> Leg:
@@ -118,18 +120,27 @@ def _attempt(name: str, run: Callable[[], Leg]) -> Leg:
 
 def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
     runtime = runtime_of(prepared.plan.oracle)
-    found = runtime.run(prepared.path, prepared.source, tensors[prepared.source.input])
+    found = runtime.run(prepared.path, prepared.source, tensors)
     return verify.compare_tensors(runtime.title, prepared.source, found, tensors)
 
 
-def _host(prepared: Prepared, folder: Path, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
+def host_program(folder: Path) -> tuple[str, verify.Run]:
+    """Build a generated folder for this computer, under poison; return what to call it, and how to run it.
+
+    Raises:
+        ToolError: no compiler, or it fails.
+    """
     compiler = find_compiler("cc")
     program = build_host(folder, ("SUBJECT_TRACE", "SUBJECT_POISON"), folder / "host")
-    name = f"C on this computer, {compiler.name}"
-    return _run(name, prepared, tensors, lambda data: run_host(program, data).trace, progress)
+    return f"C on this computer, {compiler.name}", lambda data: run_host(program, data).trace
 
 
-def _core(prepared: Prepared, folder: Path, core: Target, tensors: dict[str, Int8Array], progress: Progress) -> Leg:
+def core_program(folder: Path, core: Target) -> tuple[str, verify.Run]:
+    """Build a generated folder for a core; return what to call it, and how to run it in an emulator.
+
+    Raises:
+        ToolError: no compiler or emulator, or it fails.
+    """
     try:
         find_qemu()
         emulator = "QEMU"
@@ -143,7 +154,7 @@ def _core(prepared: Prepared, folder: Path, core: Target, tensors: dict[str, Int
     def run(data: bytes) -> bytes:
         return run_qemu(program, None, data).trace if emulator == "QEMU" else run_unicorn(program, core, data).trace
 
-    return _run(f"C on {core.name}, {compiler}, {emulator}", prepared, tensors, run, progress)
+    return f"C on {core.name}, {compiler}, {emulator}", run
 
 
 def find_target_compiler() -> str:
@@ -163,8 +174,14 @@ def find_target_compiler() -> str:
             raise missing from None
 
 
-def _run(name: str, prepared: Prepared, tensors: dict[str, Int8Array], run: verify.Run, progress: Progress) -> Leg:
-    total = len(tensors[prepared.source.input])
+def _run(
+    build: Callable[[], tuple[str, verify.Run]],
+    prepared: Prepared,
+    tensors: dict[str, Int8Array],
+    progress: Progress,
+) -> Leg:
+    name, run = build()
+    total = len(tensors[prepared.source.inputs[0]])
     done = 0
 
     def advance(inputs: int) -> None:

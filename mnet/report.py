@@ -23,7 +23,7 @@ from mnet.bars import NO_FAMILY, Bar, bar_chart, family_colours
 from mnet.commands.verify import explain
 from mnet.errors import ToolError
 from mnet.front_picture import front_svg
-from mnet.graph import macs_of, weights_of
+from mnet.graph import Graph, Tensor, macs_of, numbered, weights_of
 from mnet.picture import maker_of, memory_svg, peak_of
 from mnet.pipeline import Prepared, command_of
 from mnet.plan_cache import front_if_cached
@@ -186,8 +186,8 @@ def _view(report: Report) -> dict[str, Any]:
         "options": prepared.options,
         "profile": profile,
         "not_profiled": report.not_profiled,
-        "source": prepared.source.tensors[prepared.source.input],
-        "target": prepared.source.tensors[prepared.source.output],
+        "sources": _ports(prepared.source, "input", prepared.source.inputs),
+        "targets": _ports(prepared.source, "output", prepared.source.outputs),
         "ops": len(prepared.source.ops),
         "kept_ops": len(prepared.graph.ops),
         "macs": sum(macs_of(prepared.graph, op) for op in prepared.graph.ops),
@@ -393,9 +393,20 @@ def generated_files(prepared: Prepared) -> list[tuple[str, int, str]]:
 
 def c_snippet(plan: Plan) -> str:
     """Return C that calls the generated functions, for the plan's input mode."""
-    source = plan.graph.tensors[plan.graph.input]
+    graph = plan.graph
     return (
         _environment(autoescape=False)
         .get_template("report/snippet.c.j2")
-        .render(name=plan.graph.name, NAME=plan.graph.name.upper(), mode=plan.input_mode, shape=source.shape)
+        .render(
+            name=graph.name,
+            NAME=graph.name.upper(),
+            mode=plan.input_mode,
+            inputs=_ports(graph, "input", graph.inputs),
+            outputs=_ports(graph, "output", graph.outputs),
+        )
     )
+
+
+def _ports(graph: Graph, kind: str, tensors: Sequence[str]) -> dict[str, Tensor]:
+    """Return inputs or outputs by what they are called in C."""
+    return dict(zip(numbered(kind, len(tensors)), (graph.tensors[name] for name in tensors), strict=True))

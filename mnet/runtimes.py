@@ -3,7 +3,7 @@
 To add one: a module with a function like `run_litert`, and a row here; an oracle of the same name is compared with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from mnet.litert_runtime import Kernels, run_litert
 from mnet.oracle import Oracle
 from mnet.tflm_runtime import run_tflm
 
-# model, the graph that was read from it, inputs int8 [n, height, width, channels] -> every tensor by name, int8
+# model, the graph that was read from it, inputs by name -> every tensor by name, all of them int8
 # [n, height, width, channels]. Raises MissingToolError where the package is not installed, ToolError for a refusal.
-Run = Callable[[Path | bytes, Graph, Int8Array], dict[str, Int8Array]]
+Run = Callable[[Path | bytes, Graph, Mapping[str, Int8Array]], dict[str, Int8Array]]
 
 
 @dataclass(frozen=True)

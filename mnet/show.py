@@ -1,5 +1,6 @@
 """`mnet show`: every stage on the way from model to machine code, as text."""
 
+import itertools
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,23 +11,32 @@ import capstone
 from codegen.certificate import certificate
 from codegen.emit import Origin, emit, kernel_text
 from codegen.layout import Storage
-from codegen.plan import TAKE, Buffer, Plan, PlannedOp
+from codegen.plan import Buffer, Plan, PlannedOp
 from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
+    AXES,
     Add,
+    ArgMax,
     AveragePool2D,
+    Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
-    Mean,
+    MaxPool2D,
     Op,
     Pad,
+    Rearrange,
+    Reduce,
     Reshape,
+    Resize,
     Softmax,
+    Unary,
     inputs_of,
     macs_of,
+    numbered,
     weights_of,
 )
 from mnet.oracle import requantization
@@ -115,17 +125,45 @@ def _attributes(op: Op) -> str:
             words += [f"stride {_by(op.stride)}"] * (op.stride != (1, 1))
             words += [f"dilation {_by(op.dilation)}"] * (op.dilation != (1, 1))
             words += [f"padding {','.join(map(str, op.padding))}"] * any(op.padding)
+            words += [f"dense, {op.dense.value}"] if isinstance(op, Conv2D) and op.dense else []
             return ", ".join(words)
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
+        case Resize():
+            words = [op.sampling.value]
+            words += ["align corners"] * op.align_corners + ["half pixel centers"] * op.half_pixel_centers
+            return ", ".join(words)
         case Pad():
-            return f"padding {','.join(map(str, op.padding))}"
+            return f"padding {','.join(map(str, (*op.padding, *op.channels)))}, value {op.value}"
+        case Concat():
+            return f"along {AXES[op.axis]}"
+        case Gather():
+            return ", ".join(f"{word} {_numbers(taken)}" for word, taken in zip(AXES, op.numbers, strict=True))
+        case Rearrange():
+            return f"as {_by(op.view)}, axes {','.join(map(str, op.permutation))}"
         case FullyConnected():
-            return "scale per output" if op.per_channel else "one scale"
-        case Mean() | Add() | Reshape() | Softmax():
+            return op.dense.value
+        case Reduce():
+            return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
+        case Unary():
+            return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
+        case ArgMax() | Add() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)
+
+
+def _numbers(taken: Sequence[int]) -> str:
+    """Return numbers in words, as a slice where they are one.
+
+    >>> _numbers((2, 3, 4)), _numbers((4, 2, 0)), _numbers((5,)), _numbers((1, 0, 1))
+    ('2:5', '4::-2', '5', '1,0,1')
+    """
+    step = taken[1] - taken[0] if len(taken) > 1 else 1
+    if len(taken) == 1 or any(b - a != step for a, b in itertools.pairwise(taken)):
+        return ",".join(map(str, taken))
+    end = taken[-1] + step
+    return f"{taken[0]}:{'' if end < 0 else end}{'' if step == 1 else f':{step}'}"
 
 
 def _detail(prepared: Prepared, graph: Graph, op: Op) -> str:
@@ -181,7 +219,7 @@ def _schedule(plan: Plan, only: set[str] | None) -> list[str]:
         done = [0] * len(plan.entries)
         lines = []
         for number, step in enumerate(plan.schedule):
-            if step == TAKE:
+            if step < 0:
                 continue
             entry = plan.entries[step]
             call = done[step]
@@ -194,9 +232,10 @@ def _schedule(plan: Plan, only: set[str] | None) -> list[str]:
                     f"  {number:6}  {entry.label}: {made if entry.rows else 'adds a row'} at arena + {address}"
                 )
         return lines
+    takes = numbered("take", len(plan.graph.inputs))
     runs: list[tuple[int, str, int]] = []
     for number, step in enumerate(plan.schedule):
-        label = "take" if step == TAKE else plan.entries[step].label
+        label = takes[~step] if step < 0 else plan.entries[step].label
         if runs and runs[-1][1] == label:
             runs[-1] = (runs[-1][0], label, runs[-1][2] + 1)
         else:

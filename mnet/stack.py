@@ -22,6 +22,7 @@ from capstone import arm as ins
 from codegen.convolution_shared import WINDOW_BYTES_WORD
 from codegen.plan import Plan
 from mnet.errors import ToolError
+from mnet.graph import numbered
 from mnet.toolchain import code_of, instruction_bytes, symbols
 
 _MOST_VISITS = 64  # of an instruction, each with a deeper stack than before: more is a loop that pushes
@@ -55,11 +56,13 @@ class Stack:
 
 def public_functions(plan: Plan) -> tuple[str, ...]:
     """Return the names that generated C gives to its callers."""
+    inputs = len(plan.graph.inputs)
     match plan.input_mode:
         case "arena":
-            names: tuple[str, ...] = ("input", "run_in_place")
+            names: tuple[str, ...] = (*numbered("input", inputs), "run_in_place")
         case "rows":
-            names = ("run", "begin", "push_rows", "finish")
+            more = ("next_input",) if inputs > 1 else ()
+            names = ("run", "begin", *numbered("push_rows", inputs), "finish", *more)
         case _:
             names = ("run",)
     return tuple(f"{plan.graph.name}_{name}" for name in names)
@@ -77,6 +80,7 @@ def worst_case(elf: Path, plan: Plan, of: Sequence[str] = ()) -> Stack:
         ToolError: a function has no bound that can be seen, or the file lacks the model's functions.
     """
     kernels = {entry.symbol for entry in plan.entries}
+    kernels |= {f"{plan.graph.name}_{name}" for name in numbered("take", len(plan.graph.inputs))}
     return stack_of(elf, of or public_functions(plan), kernels, _dynamic(plan))
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codegen.plan import TAKE, Plan
-from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array
+from codegen.plan import Plan
+from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, numbered
 from mnet.oracle import Oracle, requantization
 from mnet.trace import entries_of, rows_of
 
@@ -147,13 +147,25 @@ def compare_trace(
     Raises:
         ToolError: the trace is not complete: a row is missing, or a run is.
     """
-    inputs = len(golden[plan.graph.output])
-    for made in rows_of(plan, trace, inputs):
-        name = "output" if made.is_answer else made.tensor
+    runs = len(golden[plan.graph.inputs[0]])
+    labels = dict(zip(plan.graph.outputs, output_labels(plan.graph), strict=True))
+    for made in rows_of(plan, trace, runs):
+        name = labels[made.tensor] if made.is_answer else made.tensor
         rows = golden[made.tensor][made.number, made.row : made.row + len(made.values)]
         live = () if made.is_answer else plan.storage[made.tensor].tensor.live
         comparison.compare(name, first_input + made.number, made.row, made.values, rows, live)
-    comparison.inputs += inputs
+    comparison.inputs += runs
+
+
+def output_labels(graph: Graph) -> tuple[str, ...]:
+    """Return what proofs call the copies of the outputs that the caller gets."""
+    return numbered("output", len(graph.outputs))
+
+
+def input_bytes(graph: Graph, tensors: Mapping[str, Int8Array]) -> bytes:
+    """Return what a harness reads: for each run all inputs, one after the other."""
+    images = [tensors[name].reshape(len(tensors[name]), -1) for name in graph.inputs]
+    return np.concatenate(images, axis=1).tobytes()
 
 
 def arithmetic_of(graph: Graph, oracle: Oracle, tensors: Mapping[str, Int8Array], mismatch: Mismatch) -> str:
@@ -202,7 +214,7 @@ def kept_channels(plan: Plan, golden: Mapping[str, Int8Array]) -> dict[str, Int8
 def compare_constants(name: str, graph: Graph, golden: Mapping[str, Int8Array]) -> Leg:
     """Compare the channels that simplification folded away with what the golden model makes of them."""
     comparison = Comparison(name)
-    comparison.inputs = len(golden[graph.input])
+    comparison.inputs = len(golden[graph.inputs[0]])
     for tensor in graph.tensors.values():
         if tensor.constants and tensor.name in golden:
             channels = [channel for channel, _ in tensor.constants]
@@ -217,44 +229,48 @@ def vectors(plan: Plan, golden: Mapping[str, Int8Array]) -> bytes:
     """Return the file that the generated folder's own test compares with: masks, inputs, expected rows, outputs."""
     entries = entries_of(plan)
     golden = kept_channels(plan, golden)
-    inputs = golden[plan.graph.input]
-    parts = [b"mnet" + plan.graph.model_hash[:8].encode() + struct.pack("<I", len(inputs))]
+    count = len(golden[plan.graph.inputs[0]])
+    parts = [b"mnet" + plan.graph.model_hash[:8].encode() + struct.pack("<I", count)]
     for tensor, _, _, rows in entries:
         if rows:
             shape = plan.storage[tensor].tensor.shape
             parts.append(plan.storage[tensor].pack(np.zeros((rows, *shape[1:]), np.int8))[1])
-    for number in range(len(inputs)):
-        parts.append(inputs[number].tobytes())
+    for number in range(count):
+        parts += [golden[name][number].tobytes() for name in plan.graph.inputs]
         done = [0] * len(entries)
         for step in plan.schedule:
-            index = len(entries) - 1 if step == TAKE else step
+            index = step if step >= 0 else len(plan.entries) + ~step
             tensor, first_row, row_step, rows = entries[index]
             row = first_row + done[index] * row_step
             done[index] += 1
             if rows:
                 parts.append(plan.storage[tensor].pack(golden[tensor][number, row : row + rows])[0])
-        parts.append(golden[plan.graph.output][number].tobytes())
+        parts += [golden[name][number].tobytes() for name in plan.graph.outputs]
     return b"".join(parts)
 
 
-def random_inputs(graph: Graph, count: int, seed: int) -> Int8Array:
-    """Return int8 [count, height, width, channels]: noise, smooth, saturated and constant images in turn."""
-    shape = graph.tensors[graph.input].shape
-    images = []
-    for number in range(count):
-        rng = np.random.default_rng((seed, number))
-        image: npt.NDArray[Any]
-        match number % 4:
-            case 0:
-                image = rng.integers(-128, 128, shape)
-            case 1:
-                image = np.cumsum(rng.normal(size=shape), axis=0) * 15 + rng.normal(size=shape) * 20
-            case 2:
-                image = np.where(rng.random(shape) < 0.5, -128, 127)
-            case _:
-                image = np.full(shape, rng.integers(-128, 128)) + rng.integers(-2, 3, shape)
-        images.append(np.clip(image, -128, 127).astype(np.int8))
-    return np.stack(images)
+def random_inputs(graph: Graph, count: int, seed: int) -> dict[str, Int8Array]:
+    """Return for each input int8 [count, height, width, channels]: noise, smooth, saturated and constant in turn."""
+    made = {}
+    for which, name in enumerate(graph.inputs):
+        shape = graph.tensors[name].shape
+        made[name] = np.stack([_random_image(shape, number, (seed, number, which)) for number in range(count)])
+    return made
+
+
+def _random_image(shape: tuple[int, int, int], kind: int, seed: tuple[int, ...]) -> Int8Array:
+    rng = np.random.default_rng(seed)
+    image: npt.NDArray[Any]
+    match kind % 4:
+        case 0:
+            image = rng.integers(-128, 128, shape)
+        case 1:
+            image = np.cumsum(rng.normal(size=shape), axis=0) * 15 + rng.normal(size=shape) * 20
+        case 2:
+            image = np.where(rng.random(shape) < 0.5, -128, 127)
+        case _:
+            image = np.full(shape, rng.integers(-128, 128)) + rng.integers(-2, 3, shape)
+    return np.clip(image, -128, 127).astype(np.int8)
 
 
 Run = Callable[[bytes], bytes]  # inputs -> trace
@@ -271,9 +287,8 @@ def run_leg(
     """Run generated C on the golden model's inputs, some at a time, and compare all that it made."""
     comparison = Comparison(name)
     golden = kept_channels(plan, golden)
-    inputs = golden[plan.graph.input]
-    for start in range(0, len(inputs), chunk):
+    for start in range(0, len(golden[plan.graph.inputs[0]]), chunk):
         part = {tensor: values[start : start + chunk] for tensor, values in golden.items()}
-        compare_trace(comparison, plan, run(part[plan.graph.input].tobytes()), part, start)
-        progress(len(part[plan.graph.input]))
+        compare_trace(comparison, plan, run(input_bytes(plan.graph, part)), part, start)
+        progress(len(part[plan.graph.inputs[0]]))
     return comparison.leg()

@@ -1,6 +1,7 @@
 """Run one call of one kernel, C body on the host and assembly in the emulator, between guards, and compare."""
 
 import ctypes
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,11 @@ from unicorn import arm_const
 import codegen.requantize
 from codegen.call import Call, Cost
 from codegen.layout import PLANAR8, Layout, Storage, align4
-from codegen.targets import target
+from codegen.targets import Timing, target
 from mnet.counting import Edge
 from mnet.cycles import BlockCosts, apply
 from mnet.fixed_point import quantize_multiplier
-from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Tensor
+from mnet.graph import Conv2D, Dense, DepthwiseConv2D, FullyConnected, Tensor
 from mnet.oracle import Requantization, Rounding
 from mnet.resources import folder
 
@@ -217,8 +218,11 @@ class Machine:
         self.call(name, self.ROWS, self.CONSTANTS)
         case.check(before, bytes(self.uc.mem_read(output, len(before))), self.core)
 
-    def measure(self, case: Case, name: str) -> Cost:
-        """Run a case as `run` does; return what its kernel took, without the entry around it."""
+    def measure(self, case: Case, name: str, timing: Timing) -> Cost:
+        """Run a case as `run` does; return what its kernel took, without the entry around it.
+
+        The kernel is its function, what that function calls, and the code of those that the template writes for it.
+        """
         counts: dict[tuple[int, int, int], int] = {}
         before = 0
 
@@ -231,14 +235,17 @@ class Machine:
         self.run(case, name)
         self.uc.hook_del(hook)
         kernel = name.replace("_call_", "_kernel_")
-        if kernel not in self.address:
-            kernel = name  # the compiler put a C body into its entry
-        start = self.address[kernel] & ~1
-        inside = range(start, start + self.code_bytes[kernel])
-        edges = [Edge(0, *key, 0, count) for key, count in counts.items() if key[1] in inside]
-        costs = BlockCosts(lambda at, size: bytes(self.uc.mem_read(at, size)), target("cortex-m4").timing)
+        entry = range(0)
+        if kernel in self.address:  # else the compiler put a C body into its entry
+            start = self.address[name] & ~1
+            entry = range(start, start + self.code_bytes[name])
+        edges = [
+            Edge(0, *key, 0, count) for key, count in counts.items() if key[1] not in entry and key[1] != self.BACK
+        ]
+        costs = BlockCosts(lambda at, size: bytes(self.uc.mem_read(at, size)), timing)
         cycles = sum(cost.cycles for cost in apply(edges, costs, lambda _: kernel).values())
-        return Cost(cycles, self.code_bytes[kernel])
+        own = re.compile(rf"{kernel}(?![0-9])" if kernel in self.address else rf"({kernel}(?![0-9])|{name}$)")
+        return Cost(cycles, sum(size for symbol, size in self.code_bytes.items() if own.match(symbol)))
 
 
 def run_emulated(cases: Sequence[Case], where: Path, core: str = "M4", flags: Sequence[str] = ("-O2",)) -> None:
@@ -249,11 +256,12 @@ def run_emulated(cases: Sequence[Case], where: Path, core: str = "M4", flags: Se
         machine.run(case, name)
 
 
-def measured(cases: Sequence[Case], where: Path) -> list[Cost]:
-    """Compile all cases for a Cortex-M4, run them in Unicorn, compare; return what each call took."""
+def measured(cases: Sequence[Case], where: Path, core: str = "M4", timing: Timing | None = None) -> list[Cost]:
+    """Compile all cases for a core, run them in Unicorn, compare; return what each call took."""
     names = write_sources(cases, where)
-    machine = Machine(where)
-    return [machine.measure(case, name) for case, name in zip(cases, names, strict=True)]
+    machine = Machine(where, core)
+    timed = timing or target("cortex-m4").timing
+    return [machine.measure(case, name, timed) for case, name in zip(cases, names, strict=True)]
 
 
 # ---- cases ----
@@ -346,7 +354,7 @@ def layer(
         activation,
     )
     if kind is FullyConnected:
-        op = FullyConnected("op", "in", "out", weights, bias, scales, True, activation)
+        op = FullyConnected("op", "in", "out", weights, bias, scales, Dense.PER_CHANNEL, activation)
     elif kind is Conv2D:
         op = Conv2D(
             "op", "in", "out", weights, bias, scales, geometry["stride"], (1, 1), geometry["padding"], activation

@@ -59,7 +59,20 @@ def needs_host_compiler() -> None:
 
 
 def test_help_lists_the_commands_in_the_order_of_the_road() -> None:
-    names = ["demo", "doctor", "train", "quantize", "eval", "plan", "codegen", "verify", "profile", "report", "show"]
+    names = [
+        "demo",
+        "doctor",
+        "train",
+        "quantize",
+        "eval",
+        "plan",
+        "codegen",
+        "verify",
+        "trace",
+        "profile",
+        "report",
+        "show",
+    ]
     names += ["cost", "ops"]
     text = good("--help")
     assert [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()] == names

@@ -192,7 +192,7 @@ def test_windows_that_are_too_large_are_refused(
     )
     call, tensors = case.call, {"in": case.call.inputs[0].tensor, "out": case.call.output.tensor}
     assert isinstance(call.op, Conv2D)
-    assert refused in (bytes_accepts(call.op, Graph("g", tensors, (call.op,), "in", "out", "")) or "")
+    assert refused in (bytes_accepts(call.op, Graph("g", tensors, (call.op,), ("in",), ("out",), "")) or "")
     assert bytes_makes(call) == (not refused)
 
 

@@ -75,7 +75,7 @@ def test_a_channel_that_stands_for_none_has_its_right_value() -> None:
                 activation=(-128, 127),
             )
         )
-    graph = check_graph(Graph("net", {t.name: t for t in tensors}, tuple(ops), "input", "c", "0" * 16))
+    graph = check_graph(Graph("net", {t.name: t for t in tensors}, tuple(ops), ("input",), ("c",), "0" * 16))
     narrow = drop_dead_channels(graph, LITERT)
     assert narrow.tensors["b"].live == (0,)
     images = random_input(graph, 1, 3)

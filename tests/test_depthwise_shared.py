@@ -22,7 +22,7 @@ def shared_case(rng: np.random.Generator, **choice: Any) -> Case:
     while True:
         call, mode = depthwise_call(rng, drawing(rng, choice))
         tensors = {"in": call.inputs[0].tensor, "out": call.output.tensor}
-        if shared_accepts(call.op, Graph("g", tensors, (call.op,), "in", "out", "")) is None:
+        if shared_accepts(call.op, Graph("g", tensors, (call.op,), ("in",), ("out",), "")) is None:
             break
     view = shared_view(call)
     return windowed_case(rng, call, mode, view, "depthwise_shared", lambda phase: shared_pack(call, view, phase))
@@ -96,9 +96,9 @@ def test_layers_of_all_sizes_share_one_small_function(tmp_path: Path) -> None:
 def test_what_is_not_accepted() -> None:
     rng = np.random.default_rng(7)
     call, _ = depthwise_call(rng, drawing(rng, {"size": (2, 9), "same": True}))
-    graph = Graph("g", {"in": call.inputs[0].tensor, "out": call.output.tensor}, (call.op,), "in", "out", "")
+    graph = Graph("g", {"in": call.inputs[0].tensor, "out": call.output.tensor}, (call.op,), ("in",), ("out",), "")
     assert "rows" in str(shared_accepts(call.op, graph))
     call, _ = depthwise_call(rng, drawing(rng, {"size": (6, 1), "same": True}))
-    graph = Graph("g", {"in": call.inputs[0].tensor, "out": call.output.tensor}, (call.op,), "in", "out", "")
+    graph = Graph("g", {"in": call.inputs[0].tensor, "out": call.output.tensor}, (call.op,), ("in",), ("out",), "")
     assert "one pixel" in str(shared_accepts(call.op, graph))
     assert isinstance(shared_view(call), SharedView)

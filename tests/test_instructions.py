@@ -22,6 +22,9 @@ INSTRUCTIONS = {  # name: types of the operands
     "smmul": ("int32_t", "int32_t"),
     "smmulr": ("int32_t", "int32_t"),
     "usat8": ("int32_t",),
+    "umax8": ("uint32_t", "uint32_t"),
+    "smax8": ("uint32_t", "uint32_t"),
+    "umax16": ("uint32_t", "uint32_t"),
 }
 SCALINGS = {
     "requantize_double": ("int32_t", "int32_t", "int32_t"),
@@ -75,6 +78,19 @@ def test_instructions_equal_their_c_bodies(name: str, tmp_path: Path) -> None:
     emulated = np.frombuffer(machine.uc.mem_read(machine.CONSTANTS, 4 * len(operands)), "<u4")
     assert (on_host(tmp_path, name, operands) == emulated).all()
     assert (on_host(tmp_path, name, operands, "-DUNIT_NO_LONG_MULTIPLY") == emulated).all()
+
+
+@needs_gcc
+@needs_arm
+@pytest.mark.parametrize("name", ["uxtab16", "uxtab16_odd"])
+def test_bytes_are_added_to_lanes_that_do_not_overflow(name: str, tmp_path: Path) -> None:
+    operands = random_words(np.random.default_rng(3), 20_000) & np.array([0x7FFF7FFF, 0xFFFFFFFF, 0], np.uint32)
+    write_loops({name: ("uint32_t", "uint32_t")}, tmp_path)
+    machine = Machine(tmp_path)
+    machine.uc.mem_write(machine.MEMORY, operands.astype("<u4").tobytes())
+    machine.call(f"loop_{name}", machine.MEMORY, machine.CONSTANTS, len(operands))
+    emulated = np.frombuffer(machine.uc.mem_read(machine.CONSTANTS, 4 * len(operands)), "<u4")
+    assert (on_host(tmp_path, name, operands) == emulated).all()
 
 
 @needs_gcc

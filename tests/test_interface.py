@@ -82,9 +82,9 @@ def test_pushed_rows_misuse_and_two_arenas(tmp_path: Path, name: str) -> None:
     command = ["cc", *STRICT, "-O1", "-fsanitize=address,undefined", f"-I{folder}", *map(str, sources), "-o"]
     subprocess.run([*command, str(tmp_path / "main")], check=True, capture_output=True)
     images = random_input(GRAPH, 3, 2)
-    expected = golden.run(GRAPH, LITERT, images)[GRAPH.output]
+    expected = golden.run(GRAPH, LITERT, images)[GRAPH.outputs[0]]
     done = subprocess.run(
-        [str(tmp_path / "main")], input=images.tobytes() + expected.tobytes(), capture_output=True, check=False
+        [str(tmp_path / "main")], input=images["input"].tobytes() + expected.tobytes(), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
 

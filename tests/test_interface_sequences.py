@@ -188,7 +188,7 @@ def compiled(graph: Graph, core: str, mode: str, text: str, folder: Path, flags:
     done = subprocess.run([*command, "-o", str(folder / "main")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     images = random_input(graph, 5, 2)
-    return Program(folder / "main", images, golden.run(graph, LITERT, images)[graph.output])
+    return Program(folder / "main", images["input"], golden.run(graph, LITERT, images)[graph.outputs[0]])
 
 
 GRAPHS = {"cortex-m4": tiny_mobilenet(), "cortex-m0": tiny_residual()}

@@ -427,7 +427,7 @@ def test_weights_stay_in_the_fpu_where_it_pays() -> None:
     def refusal(**choice: Any) -> str | None:
         call = convolution_case(np.random.default_rng(4), kind=Conv2D, whole=False, **choice).call
         tensors = {"in": call.inputs[0].tensor, "out": call.output.tensor}
-        return fpu_accepts(call.op, Graph("g", tensors, (call.op,), "in", "out", ""))
+        return fpu_accepts(call.op, Graph("g", tensors, (call.op,), ("in",), ("out",), ""))
 
     assert refusal(kernel=(1, 1), channels=8, size=(4, 48)) is None
     assert refusal(kernel=(3, 3), channels=3, size=(5, 96)) is None

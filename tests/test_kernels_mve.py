@@ -47,6 +47,12 @@ def windows() -> Graph:
     return build.graph(x, "windows")
 
 
+def long_windows() -> Graph:
+    """Rows of six pixels whose pointers stay in registers for the last two only."""
+    build = Builder(7, (5, 6, 32), zero_point=-128)
+    return build.graph(build.conv("input", 13, (3, 3), activation="relu", zero_point=-128), "long_windows")
+
+
 def speech() -> Graph:
     """A tall kernel over one channel, as keyword spotting has it, and a fully connected layer over pixels."""
     build = Builder(3, (13, 10, 1), zero_point=83)
@@ -101,7 +107,7 @@ def compare_emulated(graph: Graph, folder: Path) -> None:
     assert leg.status == "equal" and leg.values > 0, "\n".join(map(str, leg.mismatches))
 
 
-@pytest.mark.parametrize("network", (pointwise, windows, speech, depthwise, many_channels, others))
+@pytest.mark.parametrize("network", (pointwise, windows, long_windows, speech, depthwise, many_channels, others))
 def test_vectors_give_the_golden_bits(network: Callable[[], Graph], tmp_path: Path) -> None:
     compare_emulated(network(), tmp_path / "net")
 

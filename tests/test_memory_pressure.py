@@ -116,9 +116,9 @@ def test_a_wrong_output_is_found(tmp_path: Path) -> None:
     prepared = prepare(path, Options(target="cortex-m0", input_mode="rows"))
     images = verify.random_inputs(prepared.source, 2, 0)
     tensors = dict(golden.run(prepared.source, prepared.plan.oracle, images))
-    spoiled = np.array(tensors[prepared.source.output])
+    spoiled = np.array(tensors[prepared.source.outputs[0]])
     spoiled.reshape(2, -1)[1, -1] ^= 1
-    tensors[prepared.source.output] = spoiled
+    tensors[prepared.source.outputs[0]] = spoiled
     write(prepared, tmp_path / "tiny")
     leg, _ = boards.fit(prepared.plan, tmp_path / "tiny", boards.find_board("microbit"), "gcc", tensors)
     assert (leg.status, leg.differing) == ("differs", 1) and leg.mismatches[0].input == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mnet import golden
-from mnet.graph import FullyConnected, Graph, Softmax, Tensor
+from mnet.graph import Dense, FullyConnected, Graph, Softmax, Tensor
 from mnet.litert_runtime import run_litert
 from mnet.oracle import (
     LITERT,
@@ -15,11 +15,10 @@ from mnet.oracle import (
     Rounding,
     accumulator_bound,
     add_arithmetic,
-    mean_arithmetic,
     requantization,
     requantize,
-    softmax_arithmetic,
 )
+from mnet.reductions import softmax_arithmetic, sum_arithmetic
 from mnet.tflite import parse_model
 from tests.models import Builder, tiny_residual
 from tests.writer import serialise
@@ -28,11 +27,10 @@ from tests.writer import serialise
 def dense(scale: float, per_channel: bool) -> Graph:
     """Return a dense layer whose accumulators are multiples of its input and whose effective scale is `scale`."""
     weights = np.array([[1], [2], [3], [5], [-1], [-7], [100]], np.int8)
-    op = FullyConnected(
-        "dense", "input", "out", weights, np.zeros(7, np.int32), np.full(7, scale), per_channel, (-128, 127)
-    )
+    kind = Dense.PER_CHANNEL if per_channel else Dense.PER_TENSOR
+    op = FullyConnected("dense", "input", "out", weights, np.zeros(7, np.int32), np.full(7, scale), kind, (-128, 127))
     tensors = {"input": Tensor("input", (1, 1, 1), 1.0, 0), "out": Tensor("out", (1, 1, 7), 1.0, 0)}
-    return Graph("dense", tensors, (op,), "input", "out", "0" * 16)
+    return Graph("dense", tensors, (op,), ("input",), ("out",), "0" * 16)
 
 
 @pytest.mark.parametrize("per_channel", (False, True))
@@ -41,11 +39,12 @@ def test_litert_rounds_halves_of_dense_layers_away_from_zero(scale: float, per_c
     data = serialise(dense(scale, per_channel))
     graph = parse_model(data, "dense.tflite")
     inputs = np.arange(-128, 128).astype(np.int8).reshape(-1, 1, 1, 1)
-    found = run_litert(data, graph, inputs)["out"]
-    assert np.array_equal(golden.run(graph, LITERT, inputs)["out"], found)
+    given = {"input": inputs}
+    found = run_litert(data, graph, given)["out"]
+    assert np.array_equal(golden.run(graph, LITERT, given)["out"], found)
     for rounding in (Rounding.SINGLE, Rounding.DOUBLE):
         other = replace(LITERT, fully_connected=rounding, fully_connected_per_channel=rounding)
-        assert not np.array_equal(golden.run(graph, other, inputs)["out"], found)
+        assert not np.array_equal(golden.run(graph, other, given)["out"], found)
 
 
 def test_tflm_multiplies_the_scales_of_a_dense_layer_in_float32() -> None:
@@ -93,13 +92,13 @@ def test_add_has_the_published_constants() -> None:
 def test_mean_folds_the_count_into_the_multiplier() -> None:
     build = Builder(1, (5, 7, 2), scale=0.1)
     graph = build.graph(build.mean("input", ratio=1.0))
-    how = mean_arithmetic(graph.ops[0], graph, LITERT)
+    how = sum_arithmetic(graph.ops[0], graph, LITERT)
     assert how.count == 35 and how.multiplier == (1 << 30 << 5) // 35 and how.shift == 1 - 5
 
 
 def test_softmax_caps_the_multiplier_of_a_wide_input() -> None:
     op = Softmax("softmax", "input", "out", 1.0)
     for scale, expected in ((1 / 16, (1 << 30, 23, -248)), (100.0, (1 << 30, 31, 0))):
-        graph = Graph("", {"input": Tensor("input", (1, 1, 3), scale, 0)}, (op,), "input", "out", "")
-        how = softmax_arithmetic(op, graph, LITERT)
+        graph = Graph("", {"input": Tensor("input", (1, 1, 3), scale, 0)}, (op,), ("input",), ("out",), "")
+        how = softmax_arithmetic(op, graph)
         assert how.left_shift == expected[1] and how.difference_min == expected[2]

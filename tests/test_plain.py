@@ -19,7 +19,7 @@ def arithmetic(scales: tuple[float, float, float], zero_points: tuple[int, int, 
     for (name, value), scale in zip(tensors.items(), scales, strict=True):
         tensors[name] = type(value)(name, value.shape, float(np.float32(scale)), value.zero_point)
     op = Add("add", ("a", "b"), "c", (-128, 127))
-    return add_arithmetic(op, Graph("net", tensors, (op,), "a", "c", "0" * 16), LITERT)
+    return add_arithmetic(op, Graph("net", tensors, (op,), ("a", "b"), ("c",), "0" * 16), LITERT)
 
 
 def add_case(rng: np.random.Generator, **choice: Any) -> Case:

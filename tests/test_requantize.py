@@ -12,7 +12,7 @@ from codegen.call import Call
 from codegen.layout import WIDE16, Storage
 from codegen.requantize import FastRequantization, Requantizer, accumulator_range, requantizer, solve_fast
 from mnet.fixed_point import Int64Array, quantize_multiplier
-from mnet.graph import Conv2D, DepthwiseConv2D, FullyConnected, Tensor
+from mnet.graph import Conv2D, Dense, DepthwiseConv2D, FullyConnected, Tensor
 from mnet.oracle import Requantization, Rounding, requantize
 
 INT32_MAX = (1 << 31) - 1
@@ -209,7 +209,7 @@ def test_accumulator_range_is_what_the_extreme_inputs_give(kind: type, zero_poin
         op = DepthwiseConv2D("op", "in", "out", weights, bias, scales, 1, *window)
         taps = weights.reshape(9, 5).T.astype(np.int64)
     else:
-        op = FullyConnected("op", "in", "out", weights, bias, scales, False, (-128, 127))
+        op = FullyConnected("op", "in", "out", weights, bias, scales, Dense.PER_TENSOR, (-128, 127))
         taps = weights.astype(np.int64)
     channels = 4 if kind is Conv2D else 5 if kind is DepthwiseConv2D else 24
     storage = Storage(Tensor("in", (3, 3, channels), 1.0, zero_point), WIDE16, 3, 0, 0, 0, 0, channels)

@@ -1,5 +1,6 @@
 """Other people's runtimes: golden(tflm) against TFLM, every tensor; refusals and deaths are one sentence."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from mnet.resources import shared_folder
 from mnet.runtimes import RUNTIMES, runtime_of
 from mnet.tflite import parse_model, read_model
 from mnet.tflm_runtime import arena_bytes, run_tflm
-from tests.models import Builder, edited, serialise, tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.models import Builder, tiny_autoencoder, tiny_mobilenet, tiny_residual
 from tests.strategies import random_input, small_graphs
+from tests.writer import edited, serialise
 
 pytest.importorskip("tflite_micro")
 
@@ -31,14 +33,15 @@ def shared_model(name: str) -> Path:
     return path
 
 
-def run_here(data: bytes, graph: Graph, inputs: Int8Array) -> dict[str, Int8Array]:
+def run_here(data: bytes, graph: Graph, inputs: Mapping[str, Int8Array]) -> dict[str, Int8Array]:
     """Return what TFLM makes, in this process: for models that it is known to survive."""
     numbers = [tensor.index for tensor in graph.tensors.values()]
-    found = tflm_worker.run(data, inputs, numbers, arena_bytes(graph))
-    return {name: found[str(t.index)].reshape(len(inputs), *t.shape) for name, t in graph.tensors.items()}
+    given = [inputs[name] for name in graph.inputs]
+    found = tflm_worker.run(data, given, numbers, arena_bytes(graph))
+    return {name: found[str(t.index)].reshape(len(given[0]), *t.shape) for name, t in graph.tensors.items()}
 
 
-def assert_golden_is_tflm(graph: Graph, inputs: Int8Array, runtime: dict[str, Int8Array]) -> None:
+def assert_golden_is_tflm(graph: Graph, inputs: Mapping[str, Int8Array], runtime: dict[str, Int8Array]) -> None:
     assert set(runtime) == set(graph.tensors)
     for name, expected in golden.run(graph, TFLM, inputs).items():
         found = runtime[name]
@@ -89,7 +92,7 @@ def test_every_oracle_has_its_runtime() -> None:
 def test_no_inputs_give_no_outputs() -> None:
     data = serialise(tiny_autoencoder())
     graph = parse_model(data, "tiny.tflite")
-    found = run_tflm(data, graph, np.empty((0, 1, 1, 24), np.int8))
+    found = run_tflm(data, graph, {"input": np.empty((0, 1, 1, 24), np.int8)})
     assert {name: values.shape for name, values in found.items()} == {
         name: (0, *tensor.shape) for name, tensor in graph.tensors.items()
     }
@@ -105,7 +108,7 @@ def test_what_tflm_refuses_is_said_in_its_words() -> None:
         model.operatorCodes[0].deprecatedBuiltinCode = 127  # type: ignore[attr-defined]
 
     with pytest.raises(ToolError, match=r"^TFLM refuses tiny: .*op code GELU; TFLM failed to allocate tensors$"):
-        run_tflm(edited(data, unknown), graph, np.zeros((1, 5, 5, 4), np.int8))
+        run_tflm(edited(data, unknown), graph, {"input": np.zeros((1, 5, 5, 4), np.int8)})
 
 
 def test_a_death_of_tflm_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,11 +116,11 @@ def test_a_death_of_tflm_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = parse_model(data, "tiny.tflite")
     monkeypatch.setattr(tflm_runtime, "arena_bytes", lambda graph: 300)  # the package reads where nothing is
     with pytest.raises(ToolError, match=r"^TFLM dies \(signal 11\) of tiny: Failed to allocate tail memory"):
-        run_tflm(data, graph, np.zeros((1, 1, 1, 24), np.int8))
+        run_tflm(data, graph, {"input": np.zeros((1, 1, 1, 24), np.int8)})
 
 
 def test_a_missing_package_is_a_missing_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tflm_runtime.importlib.util, "find_spec", lambda name: None)
     graph = tiny_autoencoder()
     with pytest.raises(MissingToolError, match=r"^TFLM is missing: pip install 'mnet-mcu\[tflm\]'"):
-        run_tflm(serialise(graph), graph, np.zeros((1, 1, 1, 24), np.int8))
+        run_tflm(serialise(graph), graph, {"input": np.zeros((1, 1, 1, 24), np.int8)})

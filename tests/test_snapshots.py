@@ -1,4 +1,4 @@
-"""Plans and C of three tiny networks, as somebody last read them; `pytest --update-snapshots` writes them anew."""
+"""Plans and C of tiny networks, as somebody last read them; `pytest --update-snapshots` writes them anew."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from codegen.simplify import simplify
 from codegen.targets import target
 from mnet.graph import Graph
 from mnet.oracle import LITERT
-from tests.models import tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.models import tiny_autoencoder, tiny_fusion, tiny_mobilenet, tiny_residual
 
 FOLDER = Path(__file__).parent / "snapshots"
 
@@ -42,3 +42,9 @@ def test_generated_c(update_snapshots: bool) -> None:
     text = files[f"{name}.c"]
     compare(f"{name}.c.txt", text[text.index("/* ---- tables") :], update_snapshots)
     compare(f"{name}.h.txt", files[f"{name}.h"], update_snapshots)
+
+
+def test_a_header_for_several_inputs_and_outputs(update_snapshots: bool) -> None:
+    made = plan(simplify(tiny_fusion()), target("cortex-m0"), LITERT, "rows")
+    files = emit(made, Origin("mnet codegen tiny_fusion.tflite --target cortex-m0 --input rows", "0"))
+    compare("tiny_fusion.h.txt", files["tiny_fusion.h"], update_snapshots)

@@ -70,7 +70,7 @@ def test_no_run_takes_more_than_the_machine_code_says_nor_that_more_than_the_hea
     write(prepared, folder)
     found = built(prepared.plan, folder, core)
     worst = stack.worst_case(found.elf, prepared.plan).bytes
-    image = verify.random_inputs(prepared.source, 2, 0).tobytes()
+    image = verify.input_bytes(prepared.source, verify.random_inputs(prepared.source, 2, 0))
     try:
         run = run_qemu(found.elf, None, image)
     except MissingToolError:

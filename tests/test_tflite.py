@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from mnet import golden
 from mnet.errors import ModelError
-from mnet.graph import Conv2D, FullyConnected, Graph, Reshape, check_graph
+from mnet.graph import Conv2D, FullyConnected, Graph, Reshape, Sampling, check_graph
 from mnet.oracle import LITERT
 from mnet.resources import shared_folder
 from mnet.tflite import parse_model, read_model
@@ -55,7 +56,7 @@ def test_a_graph_comes_back_as_it_was_written(graph: Graph) -> None:
     for name, tensor in read.tensors.items():
         twin = graph.tensors[name]
         assert (tensor.shape, tensor.scale, tensor.zero_point) == (twin.shape, twin.scale, twin.zero_point)
-    assert (read.input, read.output) == (graph.input, graph.output)
+    assert (read.inputs, read.outputs) == (graph.inputs, graph.outputs)
 
 
 def test_constants_are_read_only_and_names_are_identifiers() -> None:
@@ -160,7 +161,7 @@ def test_shape_computing_operators_before_a_reshape_are_folded() -> None:
     assert [type(op).__name__ for op in read.ops] == ["Reshape", "Softmax"]
     inputs = random_input(graph, 0, 2)
     assert np.array_equal(
-        golden.run(read, LITERT, inputs)[read.output], golden.run(graph, LITERT, inputs)[graph.output]
+        golden.run(read, LITERT, inputs)[read.outputs[0]], golden.run(graph, LITERT, inputs)[graph.outputs[0]]
     )
 
 
@@ -208,32 +209,13 @@ def test_models_of_other_types(kind: str, words: str) -> None:
     assert re.search(words, changed(tiny_autoencoder(), retype))
 
 
-def test_float_ends_of_an_int8_model() -> None:
-    def float_input(model: Any) -> None:
-        from ai_edge_litert import schema_py_generated as objects
-
-        subgraph = model.subgraphs[0]
-        code = objects.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
-        model.operatorCodes.append(code)
-        tensor, operator = objects.TensorT(), objects.OperatorT()
-        tensor.name, tensor.type, tensor.shape = "float", schema.TensorType.FLOAT32, [1, 1, 1, 24]
-        subgraph.tensors.append(tensor)
-        operator.opcodeIndex, operator.inputs = len(model.operatorCodes) - 1, [len(subgraph.tensors) - 1]
-        operator.outputs = [subgraph.inputs[0]]
-        subgraph.operators.insert(0, operator)
-        subgraph.inputs = [len(subgraph.tensors) - 1]
-
-    assert "inference_input_type = tf.int8" in changed(tiny_autoencoder(), float_input)
-
-
 def test_an_unsupported_operator_is_named_with_its_place() -> None:
     def other(model: Any) -> None:
         code = model.operatorCodes[model.subgraphs[0].operators[1].opcodeIndex]
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RESIZE_BILINEAR
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DENSIFY
 
     text = changed(tiny_mobilenet(), other)
-    assert text.startswith('net.tflite, operator 1 "depthwise_1_out" (RESIZE_BILINEAR): not supported.')
+    assert text.startswith('net.tflite, operator 1 "depthwise_1_out" (DENSIFY): not supported.')
 
 
 def test_an_unknown_operator_is_told_by_its_number() -> None:
@@ -292,8 +274,10 @@ def set_field(path: str, value: Any) -> Callable[[Any], None]:
         ("tensors.conv_0_out.quantization", None, "0 scales"),
         ("tensors.softmax_9_out.quantization.scale", [0.1], "1/256"),
         ("tensors.mean_7_axes.shape", [1], "but 8 bytes"),
-        ("inputs", [0, 1], "2 inputs"),
-        ("outputs", [], "0 outputs"),
+        ("inputs", [], "has no input"),
+        ("inputs", [0, 0], "lists its input 'input' twice"),
+        ("outputs", [0], "its output 'input' is an input"),
+        ("outputs", [], "has no output"),
     ),
 )
 def test_each_contradiction_has_its_sentence(path: str, value: Any, words: str) -> None:
@@ -306,7 +290,53 @@ def test_residual_networks_must_add_equal_shapes_of_sensible_scales() -> None:
     assert "changes scale" in changed(tiny_residual(), set_field("tensors.reshape_9_out.quantization.scale", [9.0]))
 
 
-def test_only_rows_and_columns_are_padded_and_averaged() -> None:
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    (
+        ("operators.0.builtinOptions.filterHeight", 0, "kernel"),
+        ("operators.0.builtinOptions.strideW", -1, "stride"),
+        ("operators.0.builtinOptions.fusedActivationFunction", 4, "fused activation"),
+        ("operators.0.builtinOptions.filterWidth", 9, "contradicts itself"),
+        ("operators.0.builtinOptions", None, "has no table of options"),
+        ("tensors.pool_0_out.quantization.scale", [9.0], "changes scale"),
+        ("tensors.pool_0_out.shape", [1, 3, 3, 3], "contradicts itself"),
+    ),
+)
+@pytest.mark.parametrize("kind", ("average_pool", "max_pool"))
+def test_pools_that_cannot_be_are_told(kind: str, path: str, value: Any, words: str) -> None:
+    build = Builder(0, (5, 5, 2))
+    assert words in changed(build.graph(getattr(build, kind)("input", (3, 3))), set_field(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    (
+        ("operators.0.builtinOptions", None, "has no table of options"),
+        ("operators.0.inputs", [0], "1 inputs, 2 are needed"),
+        ("tensors.resize_0_size.buffer", 0, "not a constant"),
+        ("tensors.resize_0_size.shape", [1], "but 8 bytes"),
+        ("tensors.resize_0_out.shape", [1, 6, 7, 2], "makes [6, 8] rows and columns, its output has [6, 7]"),
+        ("tensors.resize_0_out.shape", [1, 6, 8, 3], "contradicts itself"),
+        ("tensors.resize_0_out.quantization.scale", [9.0], "changes scale"),
+    ),
+)
+@pytest.mark.parametrize("sampling", list(Sampling))
+def test_resizes_that_cannot_be_are_told(sampling: Sampling, path: str, value: Any, words: str) -> None:
+    build = Builder(0, (3, 4, 2))
+    assert words in changed(build.graph(build.resize("input", (6, 8), sampling)), set_field(path, value))
+
+
+def test_bilinear_resizes_that_runtimes_cannot_do_are_told() -> None:
+    build = Builder(0, (3, 4, 2))
+    graph = build.graph(build.resize("input", (6, 8), Sampling.BILINEAR, align_corners=True))
+    assert "use one" in changed(graph, set_field("operators.0.builtinOptions.halfPixelCenters", True))
+    build = Builder(0, (1, 5, 2))
+    graph = build.graph(build.resize("input", (1, 199), Sampling.NEAREST))
+    far = replace(graph.ops[0], sampling=Sampling.BILINEAR)  # type: ignore[type-var]
+    assert "read beyond the input" in changed(replace(graph, ops=(far,)), lambda model: None)
+
+
+def test_the_batch_is_not_padded_and_rows_and_columns_are_averaged() -> None:
     def set_constant(name: str, values: list[Any]) -> Callable[[Any], None]:
         def change(model: Any) -> None:
             tensor = next(t for t in model.subgraphs[0].tensors if t.name == name.encode())
@@ -318,11 +348,12 @@ def test_only_rows_and_columns_are_padded_and_averaged() -> None:
     build = Builder(0, (5, 5, 2))
     graph = build.graph(build.mean(build.pad("input", (1, 1, 1, 1))))
     pads, axes = "pad_0_pads", "mean_1_axes"
-    assert "only rows and columns" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
-    assert "only rows and columns" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
+    assert "makes [1, 7, 7, 3]" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
+    assert "batch must stay 1" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
     assert "damaged" in changed(graph, set_constant(pads, [[0, 0], [-1, 3], [1, 1], [0, 0]]))
-    assert "only the mean over all rows" in changed(graph, set_constant(axes, [1, 3]))
-    assert "only the mean over all rows" in changed(graph, set_constant(axes, [1]))
+    assert "the file is damaged" in changed(graph, set_constant(axes, [1, 3]))
+    assert "works along axis 4" in changed(graph, set_constant(axes, [1, 4]))
+    assert "the file is damaged" in changed(graph, set_constant(axes, [1]))
     parse_model(edited(serialise(graph), set_constant(axes, [-3, -2])), "net.tflite")
 
 

@@ -48,7 +48,7 @@ def test_an_honest_program_is_equal(made: Plan, tensors: dict[str, Int8Array], t
     leg = verify.run_leg("host", made, tensors, traced(made, tmp_path))
     assert leg.status == "equal" and leg.inputs == 3
     per_input = sum(int(np.prod(s.tensor.shape)) for n, s in made.storage.items() if n in tensors)
-    assert leg.values == 3 * (per_input + tensors[GRAPH.output][0].size)
+    assert leg.values == 3 * (per_input + tensors[GRAPH.outputs[0]][0].size)
 
 
 def test_one_wrong_bias_is_found_in_its_own_layer_first(
@@ -86,7 +86,7 @@ def test_a_lost_row_is_no_success(made: Plan, tensors: dict[str, Int8Array], tmp
 
 
 def test_random_inputs_are_the_same_for_one_seed_and_reach_both_ends() -> None:
-    first, again, other = (verify.random_inputs(GRAPH, 8, seed) for seed in (1, 1, 2))
+    first, again, other = (verify.random_inputs(GRAPH, 8, seed)["input"] for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes() != other.tobytes()
     assert first.min() == -128 and first.max() == 127
-    assert verify.random_inputs(GRAPH, 3, 1).tobytes() == first[:3].tobytes()
+    assert verify.random_inputs(GRAPH, 3, 1)["input"].tobytes() == first[:3].tobytes()

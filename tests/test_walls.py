@@ -13,7 +13,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mnet", "codegen", "templates", "firmware", "tests")
-VALUES = {"mnet.errors", "mnet.graph", "mnet.fixed_point", "mnet.oracle", "mnet.resources"}
+VALUES = {
+    f"mnet.{name}"
+    for name in (
+        "elementwise",
+        "errors",
+        "fixed_point",
+        "graph",
+        "movement",
+        "oracle",
+        "reductions",
+        "resources",
+        "windows",
+    )
+}
 
 
 def python(code: str) -> str:

@@ -1,5 +1,6 @@
 """Write a Graph as a .tflite file, to read it back and to give it to other runtimes; and change one that is there."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -10,23 +11,43 @@ import tflite as schema
 
 from mnet.graph import (
     Add,
+    ArgMax,
     AveragePool2D,
+    Concat,
     Conv2D,
+    Dense,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
     Int8Array,
     Int32Array,
-    Mean,
+    MaxPool2D,
     Op,
     Pad,
+    Pool2D,
+    Rearrange,
+    Reduce,
+    Reduction,
     Reshape,
+    Resize,
+    Sampling,
     Softmax,
     Tensor,
+    Unary,
+    UnaryFunction,
     inputs_of,
 )
+from mnet.movement import rearrange
 from mnet.operands import activation_range
 from tests.models import ACTIVATIONS, geometry
+
+_REDUCTIONS = {
+    Reduction.MEAN: "MEAN",
+    Reduction.SUM: "SUM",
+    Reduction.MAX: "REDUCE_MAX",
+    Reduction.MIN: "REDUCE_MIN",
+}
 
 
 def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
@@ -37,7 +58,7 @@ def _fused(op: Op, target: Tensor, activation: tuple[int, int]) -> int:
 
 
 def _padding(
-    op: Conv2D | DepthwiseConv2D | AveragePool2D,
+    op: Conv2D | DepthwiseConv2D | Pool2D,
     source: Tensor,
     kernel: tuple[int, ...],
     stride: tuple[int, int],
@@ -53,14 +74,16 @@ def _padding(
 
 def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
     """Return the shape of each tensor in the file: dense layers make [1, n], which what follows them keeps."""
-    shapes = {graph.input: [1, *graph.tensors[graph.input].shape]}
+    shapes = {name: [1, *graph.tensors[name].shape] for name in graph.inputs}
     for op in graph.ops:
         shape = graph.tensors[op.output].shape
         dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
         flat = isinstance(op, FullyConnected) or (isinstance(op, Reshape) and shape[:2] == (1, 1) and dense)
-        if isinstance(op, Add | Softmax):
+        if isinstance(op, Unary | Add | Softmax):
             flat = len(shapes[inputs_of(op)[0]]) == 2
         shapes[op.output] = [1, shape[2]] if flat else [1, *shape]
+        if isinstance(op, ArgMax):
+            shapes[op.output] = shapes[op.input][:-1]
     return shapes
 
 
@@ -121,10 +144,14 @@ class _Writer:
     def activation(self, name: str) -> int:
         """Return the index of an activation, added when it is first asked for."""
         if name not in self.numbers:
-            known = self.graph.tensors[name]
-            self.numbers[name] = self.tensor(
-                name, schema.TensorType.INT8, self.shapes[name], None, [known.scale], known.zero_point
-            )
+            known, shape = self.graph.tensors[name], self.shapes[name]
+            if known.type == "int32":
+                kind = schema.TensorType.INT64 if known.outside == "int64" else schema.TensorType.INT32
+                self.numbers[name] = self.tensor(name, kind, shape)
+            else:
+                self.numbers[name] = self.tensor(
+                    name, schema.TensorType.INT8, shape, None, [known.scale], known.zero_point
+                )
         return self.numbers[name]
 
     def weights(
@@ -132,7 +159,7 @@ class _Writer:
     ) -> tuple[int, int]:
         """Add weights and bias; return their indices."""
         scales = op.weight_scales
-        if isinstance(op, FullyConnected) and not op.per_channel:
+        if not isinstance(op, DepthwiseConv2D) and op.dense is Dense.PER_TENSOR:
             scales = scales[:1]
         bias_scales = self.graph.tensors[op.input].scale * scales
         int8, int32 = schema.TensorType.INT8, schema.TensorType.INT32
@@ -151,8 +178,10 @@ class _Writer:
         made.opcodeIndex = self.codes.index(number)
         made.inputs = [*(self.activation(name) for name in inputs_of(op)), *written.constants]
         made.outputs = [self.activation(op.output)]
-        made.builtinOptionsType = getattr(self.objects.BuiltinOptions, type(written.options).__name__.removesuffix("T"))
-        made.builtinOptions = written.options
+        if written.options is not None:
+            table = type(written.options).__name__.removesuffix("T")
+            made.builtinOptionsType = getattr(self.objects.BuiltinOptions, table)
+            made.builtinOptions = written.options
         self.operators.append(made)
 
     def file(self) -> bytes:
@@ -167,8 +196,9 @@ class _Writer:
             code.version = 1
             model.operatorCodes.append(code)
         subgraph.name, subgraph.tensors, subgraph.operators = self.graph.name, self.tensors, self.operators
-        subgraph.inputs, subgraph.outputs = [self.numbers[self.graph.input]], [self.numbers[self.graph.output]]
-        return _packed(model)
+        subgraph.inputs = [self.numbers[name] for name in self.graph.inputs]
+        subgraph.outputs = [self.numbers[name] for name in self.graph.outputs]
+        return packed(model)
 
 
 def _written(writer: _Writer, op: Op) -> _Written:
@@ -176,6 +206,11 @@ def _written(writer: _Writer, op: Op) -> _Written:
     source, target = graph.tensors[inputs_of(op)[0]], graph.tensors[op.output]
     options: Any
     match op:
+        case Conv2D(dense=Dense()):
+            options = objects.FullyConnectedOptionsT()
+            options.keepNumDims = True
+            options.fusedActivationFunction = _fused(op, target, op.activation)
+            return _Written("FULLY_CONNECTED", options, writer.weights(op, op.weights[:, 0, 0], 0))
         case Conv2D():
             options = objects.Conv2DOptionsT()
             _set_window(options, op, source, op.weights.shape[1:3], op.dilation)
@@ -191,28 +226,54 @@ def _written(writer: _Writer, op: Op) -> _Written:
             options = objects.FullyConnectedOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
             return _Written("FULLY_CONNECTED", options, writer.weights(op, op.weights, 0))
-        case AveragePool2D():
+        case AveragePool2D() | MaxPool2D():
             options = objects.Pool2DOptionsT()
             _set_window(options, op, source, op.kernel)
             options.filterHeight, options.filterWidth = op.kernel
             options.fusedActivationFunction = _fused(op, target, op.activation)
-            return _Written("AVERAGE_POOL_2D", options)
-        case Mean():
+            return _Written("MAX_POOL_2D" if isinstance(op, MaxPool2D) else "AVERAGE_POOL_2D", options)
+        case Resize():
+            kind = "ResizeBilinear" if op.sampling is Sampling.BILINEAR else "ResizeNearestNeighbor"
+            options = getattr(objects, f"{kind}OptionsT")()
+            options.alignCorners, options.halfPixelCenters = op.align_corners, op.half_pixel_centers
+            written = {"ResizeBilinear": "RESIZE_BILINEAR", "ResizeNearestNeighbor": "RESIZE_NEAREST_NEIGHBOR"}[kind]
+            return _Written(written, options, (writer.integers(f"{op.name}_size", op.size),))
+        case Reduce():
             options = objects.ReducerOptionsT()
             options.keepDims = True
-            return _Written("MEAN", options, (writer.integers(f"{op.name}_axes", [1, 2]),))
+            axes = [axis + 1 for axis in op.axes]
+            return _Written(_REDUCTIONS[op.function], options, (writer.integers(f"{op.name}_axes", axes),))
+        case Unary():
+            return _unary(objects, op)
         case Add():
             options = objects.AddOptionsT()
             options.fusedActivationFunction = _fused(op, target, op.activation)
             return _Written("ADD", options)
         case Pad():
             top, bottom, left, right = op.padding
-            pads = [[0, 0], [top, bottom], [left, right], [0, 0]]
-            return _Written("PAD", objects.PadOptionsT(), (writer.integers(f"{op.name}_pads", pads),))
+            amounts = writer.integers(f"{op.name}_pads", [[0, 0], [top, bottom], [left, right], op.channels])
+            if op.value == source.zero_point:
+                return _Written("PAD", objects.PadOptionsT(), (amounts,))
+            known = (schema.TensorType.INT8, [1], np.array([op.value], np.int8), [source.scale], source.zero_point)
+            return _Written("PADV2", objects.PadV2OptionsT(), (amounts, writer.tensor(f"{op.name}_value", *known)))
+        case Concat():
+            options = objects.ConcatenationOptionsT()
+            options.axis = len(writer.shapes[op.output]) - 3 + op.axis
+            return _Written("CONCATENATION", options)
+        case Gather():
+            return _gather(writer, op, source)
+        case Rearrange():
+            return _rearrange(writer, op, source)
         case Reshape():
             options = objects.ReshapeOptionsT()
             options.newShape = writer.shapes[op.output]
             return _Written("RESHAPE", options, (writer.integers(f"{op.name}_shape", writer.shapes[op.output]),))
+        case ArgMax():
+            options = objects.ArgMaxOptionsT()
+            wide = target.outside == "int64"
+            options.outputType = schema.TensorType.INT64 if wide else schema.TensorType.INT32
+            axis = len(writer.shapes[op.input]) - 1
+            return _Written("ARG_MAX", options, (writer.integers(f"{op.name}_axis", [axis]),))
         case Softmax():
             options = objects.SoftmaxOptionsT()
             options.beta = op.beta
@@ -221,9 +282,65 @@ def _written(writer: _Writer, op: Op) -> _Written:
             assert_never(op)
 
 
+def _gather(writer: _Writer, op: Gather, source: Tensor) -> _Written:
+    """Return a STRIDED_SLICE, or where the numbers along one axis are no slice of it, a GATHER."""
+    slices = [_slice_of(taken, size) for taken, size in zip(op.numbers, source.shape, strict=True)]
+    if None not in slices:
+        options = writer.objects.StridedSliceOptionsT()
+        options.endMask = sum(2 << axis for axis, part in enumerate(slices) if part and part.stop is None)
+        begin, end, step = zip(*((part.start, part.stop or 0, part.step) for part in slices if part), strict=True)
+        words = (("begin", (0, *begin)), ("end", (1, *end)), ("strides", (1, *step)))
+        return _Written(
+            "STRIDED_SLICE", options, tuple(writer.integers(f"{op.name}_{word}", values) for word, values in words)
+        )
+    (axis,) = (a for a, size in enumerate(source.shape) if op.numbers[a] != tuple(range(size)))
+    options = writer.objects.GatherOptionsT()
+    options.axis = 1 + axis
+    return _Written("GATHER", options, (writer.integers(f"{op.name}_indices", op.numbers[axis]),))
+
+
+def _slice_of(taken: Sequence[int], size: int) -> slice | None:
+    """Return the slice that gives these numbers, if one does."""
+    step = taken[1] - taken[0] if len(taken) > 1 else 1
+    if step == 0:
+        return None
+    end = taken[-1] + step
+    part = slice(taken[0], end if end >= 0 else None, step)
+    return part if tuple(range(size)[part]) == tuple(taken) else None
+
+
+def _rearrange(writer: _Writer, op: Rearrange, source: Tensor) -> _Written:
+    """Return the operator that makes `op`: one of three."""
+    objects = writer.objects
+    for order in itertools.permutations(range(3)):
+        shape = (source.shape[order[0]], source.shape[order[1]], source.shape[order[2]])
+        if rearrange(op.name, op.input, op.output, source.shape, order, shape) == op:
+            axes = writer.integers(f"{op.name}_order", [0, *(1 + axis for axis in order)])
+            return _Written("TRANSPOSE", objects.TransposeOptionsT(), (axes,))
+    size = max(op.shape[0] // source.shape[0], source.shape[0] // op.shape[0])
+    deeper = op.shape[2] > source.shape[2]
+    options = objects.SpaceToDepthOptionsT() if deeper else objects.DepthToSpaceOptionsT()
+    options.blockSize = size
+    return _Written("SPACE_TO_DEPTH" if deeper else "DEPTH_TO_SPACE", options)
+
+
+def _unary(objects: Any, op: Unary) -> _Written:
+    match op.function:
+        case UnaryFunction.LEAKY_RELU:
+            options = objects.LeakyReluOptionsT()
+            options.alpha = op.alpha
+            return _Written(op.function.value, options)
+        case UnaryFunction.GELU | UnaryFunction.GELU_TANH:
+            options = objects.GeluOptionsT()
+            options.approximate = op.function is UnaryFunction.GELU_TANH
+            return _Written("GELU", options)
+        case _:
+            return _Written(op.function.value, None)
+
+
 def _set_window(
     options: Any,
-    op: Conv2D | DepthwiseConv2D | AveragePool2D,
+    op: Conv2D | DepthwiseConv2D | Pool2D,
     source: Tensor,
     kernel: tuple[int, ...],
     dilation: tuple[int, int] | None = None,
@@ -241,13 +358,14 @@ def serialise(graph: Graph) -> bytes:
         ValueError: a padding or an activation range has no name in the format.
     """
     writer = _Writer(graph)
-    writer.activation(graph.input)
+    for name in graph.inputs:
+        writer.activation(name)
     for op in graph.ops:
         writer.add(op)
     return writer.file()
 
 
-def _packed(model: Any) -> bytes:
+def packed(model: Any) -> bytes:
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
@@ -261,4 +379,42 @@ def edited(data: bytes, change: Callable[[Any], None]) -> bytes:
 
     model = objects.ModelT.InitFromPackedBuf(data, 0)
     change(model)
-    return _packed(model)
+    return packed(model)
+
+
+def with_edges(data: bytes, inputs: str = "int8", outputs: str = "int8") -> bytes:
+    """Return a .tflite file whose inputs or outputs are float32 or uint8, by operators as a converter adds them."""
+    from ai_edge_litert import schema_py_generated as objects
+
+    def change(model: Any) -> None:
+        (subgraph,) = model.subgraphs
+        subgraph.inputs = [_edge(objects, model, index, inputs, True) for index in subgraph.inputs]
+        subgraph.outputs = [_edge(objects, model, index, outputs, False) for index in subgraph.outputs]
+
+    return edited(data, change)
+
+
+def _edge(objects: Any, model: Any, inner: int, kind: str, is_input: bool) -> int:
+    """Add an operator between an int8 tensor and one of another type; return the index of the latter."""
+    (subgraph,) = model.subgraphs
+    known = subgraph.tensors[inner]
+    if kind == "int8":
+        return int(inner)
+    outer = objects.TensorT()
+    outer.name, outer.shape = known.name + b"_outside", known.shape
+    outer.type = {"float32": schema.TensorType.FLOAT32, "uint8": schema.TensorType.UINT8}[kind]
+    if kind == "uint8":
+        outer.quantization = objects.QuantizationParametersT()
+        outer.quantization.scale = known.quantization.scale
+        outer.quantization.zeroPoint = np.array(known.quantization.zeroPoint) + 128
+    subgraph.tensors.append(outer)
+    name = "QUANTIZE" if is_input or kind == "uint8" else "DEQUANTIZE"
+    code, operator = objects.OperatorCodeT(), objects.OperatorT()
+    code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
+    code.version = 2
+    model.operatorCodes.append(code)
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    ends = [len(subgraph.tensors) - 1, inner]
+    operator.inputs, operator.outputs = (ends[:1], ends[1:]) if is_input else (ends[1:], ends[:1])
+    subgraph.operators.insert(0 if is_input else len(subgraph.operators), operator)
+    return len(subgraph.tensors) - 1

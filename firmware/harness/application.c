@@ -1,8 +1,8 @@
 /* The least application around a generated model: nothing is in RAM but its arena, what it is given, its output and the stack.
  *
- * Reads inputs.bin, images of SUBJECT_INPUT_BYTES each, writes outputs.bin, SUBJECT_OUTPUT_BYTES for each. Where rows are
- * pushed, one row at a time is in memory; where the arena takes the image, it is read to its place there. The arena lies
- * between guards and begins as random bytes. Exit status 0 means that every call returned SUBJECT_STATUS_OK and no guard
+ * Reads inputs.bin, SUBJECT_INPUT_BYTES for each inference, writes outputs.bin, SUBJECT_OUTPUT_BYTES for each. Where rows are
+ * pushed, one row at a time is in memory, and the file has them in the order in which they are pushed; where the arena takes
+ * the inputs, they are read to their places there. The arena lies between guards and begins as random bytes. Exit status 0 means that every call returned SUBJECT_STATUS_OK and no guard
  * was touched; "stack N" is the most that the whole program has pushed, from reset on.
  *
  * The linker refuses a program for whose stack, by the bound of the model's header, there is no room.
@@ -20,10 +20,10 @@ enum { GUARD_WORDS = 4, ARENA_WORDS = SUBJECT_ARENA_BYTES / 4 };
 enum failure { FAIL_FILE = 2, FAIL_STATUS = 3, FAIL_MEMORY = 4 };
 
 static uint32_t guarded_arena[GUARD_WORDS + ARENA_WORDS + GUARD_WORDS];
-static int8_t output[SUBJECT_OUTPUT_BYTES];
-#if defined(SUBJECT_PUSH_ROWS)
-static int8_t row[SUBJECT_INPUT_BYTES / SUBJECT_INPUT_ROWS];
-#elif !defined(SUBJECT_INPUT_IN)
+static int8_t output[SUBJECT_OUTPUT_BYTES] __attribute__((aligned(4)));
+#if defined(SUBJECT_PUSHES_ROWS)
+static int8_t row[SUBJECT_MOST_ROW_BYTES];
+#elif !defined(SUBJECT_RUNS_IN_PLACE)
 static int8_t image[SUBJECT_INPUT_BYTES];
 #endif
 
@@ -82,17 +82,23 @@ static int take(int inputs, int8_t *into, uint32_t bytes)
 static int infer(int inputs)
 {
     void *const arena = guarded_arena + GUARD_WORDS;
-#if defined(SUBJECT_PUSH_ROWS)
-    int status = (int)SUBJECT_BEGIN(arena);
+#if defined(SUBJECT_PUSHES_ROWS)
+    int status = subject_begin_rows(arena);
     for (uint32_t y = 0; y < SUBJECT_INPUT_ROWS && status == (int)SUBJECT_STATUS_OK; y++) {
-        if (!take(inputs, row, sizeof row)) {
+        const uint32_t which = subject_next_input(arena);
+        if (!take(inputs, row, subject_row_bytes(which))) {
             return -1;
         }
-        status = (int)SUBJECT_PUSH_ROWS(arena, row, 1);
+        status = subject_push_row(arena, which, row);
     }
-    return status == (int)SUBJECT_STATUS_OK ? (int)SUBJECT_FINISH(arena, output) : status;
-#elif defined(SUBJECT_INPUT_IN)
-    return take(inputs, SUBJECT_INPUT_IN(arena), SUBJECT_INPUT_BYTES) ? (int)SUBJECT_RUN_IN_PLACE(arena, output) : -1;
+    return status == (int)SUBJECT_STATUS_OK ? subject_finish(arena, output) : status;
+#elif defined(SUBJECT_RUNS_IN_PLACE)
+    for (uint32_t which = 0; which < SUBJECT_INPUTS; which++) {
+        if (!take(inputs, subject_image(arena, which), subject_input_bytes[which])) {
+            return -1;
+        }
+    }
+    return subject_run_in_place(arena, output);
 #else
     return take(inputs, image, sizeof image) ? (int)subject_run(arena, image, output) : -1;
 #endif
@@ -120,9 +126,11 @@ static int run_all(int inputs, int outputs)
             print_line("the model wrote outside its arena on input ", index);
             return FAIL_MEMORY;
         }
-        if (io_write(outputs, output, sizeof output) != 0) {
-            print_line("cannot write output ", index);
-            return FAIL_FILE;
+        for (uint32_t i = 0; i < SUBJECT_OUTPUTS; i++) {
+            if (io_write(outputs, output + subject_output_places[i], subject_output_bytes[i]) != 0) {
+                print_line("cannot write output ", index);
+                return FAIL_FILE;
+            }
         }
     }
     print_line("runs ", index);

@@ -2,12 +2,12 @@
  *
  *   harness INPUTS OUTPUTS [TRACE]
  *
- * INPUTS holds any number of images, SUBJECT_INPUT_BYTES each; OUTPUTS gets SUBJECT_OUTPUT_BYTES for each. Exit status 0 means
- * that every run returned SUBJECT_STATUS_OK, wrote nothing outside its arena and its output, and left its input alone.
+ * INPUTS holds the inputs of any number of runs, SUBJECT_INPUT_BYTES each; OUTPUTS gets SUBJECT_OUTPUT_BYTES for each: all inputs
+ * of a run, one after the other, and all its outputs. Exit status 0 means that every run returned SUBJECT_STATUS_OK, wrote nothing outside its arena and its output, and left its input alone.
  *
  * Compile with
  *   SUBJECT_TRACE   TRACE gets a record {uint16 entry, uint16 call, uint32 bytes, bytes...} after every traced call, and
- *                 {0xffff, index of the input, SUBJECT_OUTPUT_BYTES, the output} after every run, all little-endian
+ *                 {0xffff, index of the input, bytes, the output} for every output after every run, all little-endian
  *   SUBJECT_POISON  after every call each byte of the arena that holds nothing a later call may read becomes random
  *   SUBJECT_COUNT   every run lies between subject_begin and subject_end, which do nothing: addresses for whoever counts
  *   SUBJECT_MARK    the same, and every call ends in subject_trace, which does nothing but show its entry
@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { GUARD_BYTES = 64 };
+#define SUBJECT_OUTPUT_GAP GUARD_BYTES /* between outputs, too */
 #include "test/subject.h"
 
 #if defined(SUBJECT_SANITIZE)
@@ -25,7 +27,6 @@
 #endif
 
 enum {
-    GUARD_BYTES = 64,
     GUARD = 0xC5,
     UNTOUCHED = 0x3A,
     STACK_PAINT = 0x5A5AA5A5,
@@ -35,9 +36,9 @@ enum {
 };
 enum failure { FAIL_USAGE = 1, FAIL_FILE = 2, FAIL_STATUS = 3, FAIL_MEMORY = 4 };
 
-/* The arena and the output, each between two guards. The arena itself is aligned as the guards' size keeps it. */
+/* The arena and each output, between guards. The arena itself is aligned as the guards' size keeps it. */
 static uint8_t guarded_arena[GUARD_BYTES + SUBJECT_ARENA_BYTES + GUARD_BYTES] __attribute__((aligned(16)));
-static uint8_t guarded_output[GUARD_BYTES + SUBJECT_OUTPUT_BYTES + GUARD_BYTES] __attribute__((aligned(16)));
+static uint8_t guarded_output[GUARD_BYTES + SUBJECT_OUTPUT_BYTES + SUBJECT_OUTPUTS * GUARD_BYTES] __attribute__((aligned(16)));
 static int8_t input[SUBJECT_INPUT_BYTES] __attribute__((aligned(16)));
 
 static uint32_t random_state;
@@ -247,10 +248,27 @@ __attribute__((noinline)) static int measured_run(uint32_t *stack_bytes)
     return status;
 }
 
+/* The bytes of an output. */
+static uint8_t *output_of(uint32_t which)
+{
+    return guarded_output + GUARD_BYTES + subject_output_places[which];
+}
+
+static int output_guards_hold(void)
+{
+    const uint8_t *end = guarded_output; /* of the output before */
+    for (uint32_t i = 0; i < SUBJECT_OUTPUTS; i++) {
+        if (!holds(end, (uint32_t)(output_of(i) - end), UNTOUCHED)) {
+            return 0;
+        }
+        end = output_of(i) + subject_output_bytes[i];
+    }
+    return holds(end, GUARD_BYTES, UNTOUCHED);
+}
+
 static int run_all(int inputs, int outputs)
 {
     const uint32_t arena_end = GUARD_BYTES + SUBJECT_ARENA_BYTES;
-    const uint32_t output_end = GUARD_BYTES + SUBJECT_OUTPUT_BYTES;
     uint32_t stack_most = 0;
     uint32_t index = 0;
 
@@ -273,7 +291,9 @@ static int run_all(int inputs, int outputs)
         ASAN_POISON_MEMORY_REGION(guarded_arena, GUARD_BYTES);
         ASAN_POISON_MEMORY_REGION(guarded_arena + arena_end, GUARD_BYTES);
         ASAN_POISON_MEMORY_REGION(guarded_output, GUARD_BYTES);
-        ASAN_POISON_MEMORY_REGION(guarded_output + output_end, GUARD_BYTES);
+        for (uint32_t i = 0; i < SUBJECT_OUTPUTS; i++) {
+            ASAN_POISON_MEMORY_REGION(output_of(i) + subject_output_bytes[i], GUARD_BYTES);
+        }
 #endif
 #if defined(SUBJECT_TRACE) || defined(SUBJECT_POISON)
         steps_done = 0;
@@ -293,21 +313,23 @@ static int run_all(int inputs, int outputs)
         if (!holds(guarded_arena, GUARD_BYTES, GUARD) || !holds(guarded_arena + arena_end, GUARD_BYTES, GUARD)) {
             return fail(FAIL_MEMORY, "the model wrote outside its arena on input ", index);
         }
-        if (!holds(guarded_output, GUARD_BYTES, UNTOUCHED) || !holds(guarded_output + output_end, GUARD_BYTES, UNTOUCHED)) {
+        if (!output_guards_hold()) {
             return fail(FAIL_MEMORY, "the model wrote outside its output on input ", index);
         }
         if (checksum(input, SUBJECT_INPUT_BYTES) != sum) {
             return fail(FAIL_MEMORY, "the model changed the caller's input ", index);
         }
-        if (io_write(outputs, guarded_output + GUARD_BYTES, SUBJECT_OUTPUT_BYTES) != 0) {
-            return fail(FAIL_FILE, "cannot write output ", index);
+        for (uint32_t i = 0; i < SUBJECT_OUTPUTS; i++) {
+            if (io_write(outputs, output_of(i), subject_output_bytes[i]) != 0) {
+                return fail(FAIL_FILE, "cannot write output ", index);
+            }
         }
 #if defined(SUBJECT_TRACE) || defined(SUBJECT_POISON)
         if (steps_done != SUBJECT_STEPS) {
             return fail(FAIL_STATUS, "the model made not SUBJECT_STEPS calls but ", steps_done);
         }
-        if (trace_file >= 0) {
-            write_record(OUTPUT_RECORD, index, guarded_output + GUARD_BYTES, SUBJECT_OUTPUT_BYTES);
+        for (uint32_t i = 0; i < SUBJECT_OUTPUTS && trace_file >= 0; i++) {
+            write_record(OUTPUT_RECORD, index, output_of(i), subject_output_bytes[i]);
         }
         if (trace_failed) {
             return fail(FAIL_FILE, "cannot write the trace of input ", index);

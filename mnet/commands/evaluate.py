@@ -30,7 +30,12 @@ def evaluate(model: Path, data: str | None, split: str, json_file: str | None) -
     source = data or _data_of_run(model)
     if is_int8:
         graph = read_model(model)
-        height, width, channels = graph.tensors[graph.input].shape
+        if len(graph.inputs) > 1 or len(graph.outputs) > 1:
+            raise MnetError(
+                f"{model} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: `mnet eval` needs one of "
+                "each."
+            )
+        height, width, channels = graph.tensors[graph.inputs[0]].shape
     else:
         height, width, channels = _shape_of_run(model)
     pictures = _pictures(source, split, (height, width), channels)

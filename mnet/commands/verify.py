@@ -10,7 +10,7 @@ from mnet.graph import Graph
 from mnet.pipeline import Options, Prepared, prepare
 from mnet.proof import Proof, prove
 from mnet.runtimes import runtime_of
-from mnet.verify import Leg, Mismatch
+from mnet.verify import Leg, Mismatch, output_labels
 
 COLUMNS = (
     Column("leg"),
@@ -77,9 +77,9 @@ def tensors_of(graph: Graph, layer: str) -> frozenset[str]:
         ModelError: the model has neither.
     """
     found = {op.output for op in graph.ops if layer in (op.name, op.output)}
-    found |= {layer} & {graph.input, "output"}
-    if graph.output in found:
-        found.add("output")  # the copy of it that the caller gets
+    labels = dict(zip(graph.outputs, output_labels(graph), strict=True))
+    found |= {layer} & {*graph.inputs, *labels.values()}
+    found |= {labels[name] for name in found & labels.keys()}  # the copies that the caller gets
     if not found:
         names = [op.name for op in graph.ops]
         near = difflib.get_close_matches(layer, names, 3) or names[:10]

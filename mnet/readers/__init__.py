@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
-from mnet.readers import elementwise, movement, pooling, weighted
+from mnet.readers import elementwise, movement, pooling, reductions, slices, weighted
 from mnet.readers.reader import Reader
 
 READERS: Mapping[str, Reader] = {
     **weighted.READERS,
     **pooling.READERS,
+    **reductions.READERS,
     **elementwise.READERS,
     **movement.READERS,
+    **slices.READERS,
 }
