@@ -202,6 +202,15 @@ def _sides_are_runs(storage: Storage) -> bool:
     return left % 4 == right % 4 == behind % 4 == 0 and (left == right or not left or not right)
 
 
+def is_one_buffer(storage: Storage, stages: Sequence[Stage], output: bool) -> bool:
+    """Return whether a tensor lies in one buffer of all its rows in any order, live without a gap."""
+    name = storage.tensor.name
+    if output or storage.layout is SUMS32 or storage.virtual_rows == 1:
+        return True
+    whole_rows = any(stage.rows > 1 for stage in stages)
+    return whole_rows or any(stage.reads_whole for stage in stages if name in stage.inputs)
+
+
 def may_lie_apart(storage: Storage, stages: Sequence[Stage], outputs: Collection[str]) -> bool:
     """Return whether each row of a tensor may have an address of its own, if its readers take a pointer for each."""
     name = storage.tensor.name

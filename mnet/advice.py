@@ -51,6 +51,7 @@ ADVICE: Mapping[str, str] = {
     "LOGICAL_AND": _CHOICE,
     "LOGICAL_NOT": _CHOICE,
     "LOGICAL_OR": _CHOICE,
+    "LOG_SOFTMAX": "End the model before it: the largest is the same, or use Softmax",
     "LSH_PROJECTION": _FEATURES,
     "LSTM": _STATE,
     "MATRIX_DIAG": _CONSTANT,

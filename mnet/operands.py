@@ -113,7 +113,7 @@ class Operands:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}: the batch must be 1.')
         if any(size < 1 for size in tensor.shape) or math.prod(tensor.shape) > _LARGEST_ACTIVATION:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}, which no microcontroller can hold.')
-        scale, zero_point = self._quantization(tensor)
+        scale, zero_point = self.quantization(tensor)
         self.tensors[tensor.index] = Tensor(name, shape_of(tensor.shape), scale, zero_point, tensor.index)
         return name
 
@@ -165,10 +165,11 @@ class Operands:
         between = self.intermediate(f"{target.name}/{name}", shape, target)
         return between.name, [Reshape(f"{name}_reshape", between.name, target.name, target.shape)]
 
-    def _quantization(self, tensor: RawTensor) -> tuple[float, int]:
+    def quantization(self, tensor: RawTensor) -> tuple[float, int]:
+        """Return scale and zero_point of an int8 tensor that has one of each."""
         name = self.names[tensor.index]
         if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
-            raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; an int8 activation has one.')
+            raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; one is needed.')
         scale, zero_point = float(tensor.scales[0]), int(tensor.zero_points[0])
         if not (math.isfinite(scale) and scale > 0 and -128 <= zero_point <= 127):
             raise self.fail(f'tensor "{name}" has scale {scale} and zero_point {zero_point}; the file is damaged.')

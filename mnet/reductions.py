@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from mnet.fixed_point import (
     exp_on_negative_values,
+    inverse_square_root,
+    multiply_rounding_twice,
     quantize_multiplier,
     reciprocal,
     rounding_divide_by_power_of_two,
@@ -68,6 +70,16 @@ def reduce(op: Reduce, graph: Graph, oracle: Oracle, x: Int8Array) -> Int8Array:
             return np.asarray(x.min(axis=axes, keepdims=True))
         case _:
             assert_never(op.function)
+
+
+def l2_normalize(x: Int8Array, zero_point: int) -> Int8Array:
+    """Return x divided by the length of its last axis, of scale 1/128 and zero_point 0.
+
+    Source: TensorFlow Lite, kernels/internal/reference/integer_ops/l2normalization.h, L2Normalization.
+    """
+    values = x.astype(np.int64) - zero_point
+    root, bits = inverse_square_root((values * values).sum(axis=-1, keepdims=True))
+    return np.clip(multiply_rounding_twice(values, root, 7 - bits), -128, 127).astype(np.int8)
 
 
 def arg_max(x: Int8Array) -> Int32Array:

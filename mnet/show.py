@@ -16,15 +16,16 @@ from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
     AXES,
-    Add,
     ArgMax,
     AveragePool2D,
+    Binary,
     Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Gather,
     Graph,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
@@ -147,7 +148,9 @@ def _attributes(op: Op) -> str:
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
         case Unary():
             return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
-        case ArgMax() | Add() | Reshape() | Softmax():
+        case Binary():
+            return op.function.value + (f", constant {_by(op.constant.values.shape)}" if op.constant else "")
+        case ArgMax() | L2Normalization() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)
@@ -279,7 +282,8 @@ def _memory(plan: Plan, layer: str | None) -> str:
     bound = certificate(plan)
     lines.append(
         f"no plan of whole rows in these layouts, each row made once, has fewer than {bound.bound_bytes:,} B; "
-        f"the arena has {bound.percent:.0f} % more. At a byte a value the bound is {bound.value_bound_bytes:,} B"
+        f"{bound.verdict}, and the arena has {bound.percent:.0f} % more. "
+        f"At a byte a value the bound is {bound.value_bound_bytes:,} B"
     )
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from mnet.flatbuffer import RawOperator
-from mnet.graph import ArgMax, Op, Reduce, Reduction, Softmax
+from mnet.graph import ArgMax, L2Normalization, Op, Reduce, Reduction, Softmax
 from mnet.operands import Operands
 from mnet.readers.reader import Reader
 
@@ -38,6 +38,17 @@ def _arg_max(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     return [ArgMax(name, source.name, target.name)]
 
 
+def _l2_normalization(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
+    source, target = operands.input(operator), operands.output(operator)
+    if (target.scale, target.zero_point) != (1 / 128, 0):
+        raise operands.fail(f"its output must have scale 1/128 and zero_point 0, not {target.scale}.")
+    if operands.fused(operator, target) != (-128, 127):
+        raise operands.fail("has a fused activation: use a layer of its own.")
+    if source.shape[2] * 255**2 >= 1 << 31:
+        raise operands.fail(f"has {source.shape[2]} channels; the runtimes' sum overflows at 33,026.")
+    return [L2Normalization(name, source.name, target.name)]
+
+
 def _softmax(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     source, target = operands.input(operator), operands.output(operator)
     beta = float(operands.option(operator, "Beta"))
@@ -58,5 +69,6 @@ READERS: Mapping[str, Reader] = {
     "REDUCE_MAX": Reader(_reduce(Reduction.MAX), "over any axes"),
     "REDUCE_MIN": Reader(_reduce(Reduction.MIN), "over any axes"),
     "ARG_MAX": Reader(_arg_max, "over the channels, as an output of the model"),
+    "L2_NORMALIZATION": Reader(_l2_normalization, "over the channels of any shape"),
     "SOFTMAX": Reader(_softmax, "over the channels of any shape"),
 }
