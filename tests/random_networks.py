@@ -1,6 +1,6 @@
 """Many random networks against a runtime, every tensor, from one command and a seed.
 
-    python -m tests.random_networks --count 10000 --seed 0               golden(litert) against LiteRT's reference kernels
+    python -m tests.random_networks --count 10000 --seed 0               golden(litert) against LiteRT, reference kernels
     python -m tests.random_networks --count 1000 --seed 0 --oracle tflm  golden(tflm) against TFLM
     python -m tests.random_networks --count 500 --seed 0 --c             generated C under poison, too
 

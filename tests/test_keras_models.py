@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from mnet.errors import MnetError
 from mnet.pipeline import Options, prepare
 from mnet.proof import prove
 from tests.keras_models import MODELS
@@ -34,14 +33,17 @@ def test_a_keras_model_gives_the_bits_of_litert_on_host_and_board(folder: Path, 
     assert tflm is None or prepared.plan.arena_bytes <= tflm
 
 
+_REFUSED_BY_TFLM = {"autoencoder"}  # TILE in int8, and shapes that the file leaves open
+
+
 @pytest.mark.slow
-def test_a_keras_model_gives_the_bits_of_tflm(folder: Path) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_a_keras_model_gives_the_bits_of_tflm(folder: Path, name: str) -> None:
     pytest.importorskip("tflite_micro")
-    for name in MODELS:
-        path = folder / f"{name}.tflite"
-        try:
-            prepared = prepare(path, Options("cortex-m4", oracle="tflm"))
-        except MnetError as error:
-            pytest.fail(f"{name}: {error}")
-        proof = prove(prepared, count=2, emulated_count=0, cores=())
-        assert [(leg.name, leg.status) for leg in proof.legs if leg.status not in ("equal", "not run")] == [], name
+    path = folder / f"{name}.tflite"
+    proof = prove(prepare(path, Options("cortex-m4", oracle="tflm")), count=2, emulated_count=0, cores=())
+    for leg in proof.legs:
+        if name in _REFUSED_BY_TFLM and leg.status == "failed":
+            assert "TFLM refuses" in leg.reason
+        else:
+            assert leg.status == "equal", (leg.name, leg.reason)
