@@ -17,10 +17,12 @@ from mnet.flatbuffer import RawModel, RawOperator, RawTensor
 from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction, inputs_of
 from mnet.layer_names import unique
 
+# Outside of these no model has its scales, and what runtimes compute in float32 of two of them would leave its range.
+_SMALLEST_SCALE, _LARGEST_SCALE = 2.0**-60, 2.0**60
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
 
 
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     array = np.require(array, requirements=["C", "ALIGNED"])  # a view of the file where that will do
     array.flags.writeable = False
     return array
@@ -171,7 +173,7 @@ class Operands:
         if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
             raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; one is needed.')
         scale, zero_point = float(tensor.scales[0]), int(tensor.zero_points[0])
-        if not (math.isfinite(scale) and scale > 0 and -128 <= zero_point <= 127):
+        if not (_SMALLEST_SCALE <= scale <= _LARGEST_SCALE and -128 <= zero_point <= 127):
             raise self.fail(f'tensor "{name}" has scale {scale} and zero_point {zero_point}; the file is damaged.')
         return scale, zero_point
 
@@ -188,7 +190,7 @@ class Operands:
             tensor.data
         ):
             raise self.fail(f'{what} "{name}" has shape {list(tensor.shape)} but {len(tensor.data)} bytes.')
-        return _read_only(
+        return read_only(
             tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype, copy=False)
         )
 
@@ -217,16 +219,17 @@ class Operands:
                 f'weights "{name}" have {len(scales)} scales along dimension {tensor.quantized_dimension}; '
                 f"one, or {channels} along dimension {axis}, are needed."
             )
-        if not (np.isfinite(scales).all() and (scales > 0).all()):
-            raise self.fail(f'weights "{name}" have a scale that is not positive; the file is damaged.')
+        if not ((scales >= _SMALLEST_SCALE) & (scales <= _LARGEST_SCALE)).all():
+            raise self.fail(f'weights "{name}" have a scale that is not positive, or extreme; the file is damaged.')
         if tensor.zero_points.any():
             raise self.fail(f'weights "{name}" have a zero_point other than 0: quantize the model again with int8.')
-        return weights, _read_only(np.broadcast_to(scales, channels).copy())
+        return weights, read_only(np.broadcast_to(scales, channels).copy())
 
-    def bias(self, operator: RawOperator, channels: int) -> Int32Array:
-        if len(operator.inputs) < 3 or operator.inputs[2] == -1:
-            return _read_only(np.zeros(channels, np.int32))
-        bias: Int32Array = self.constant(self.operand(operator, 2), "int32", "bias")
+    def bias(self, operator: RawOperator, channels: int, position: int = 2) -> Int32Array:
+        """Return the bias of a convolution, zeros where it has none."""
+        if len(operator.inputs) <= position or operator.inputs[position] == -1:
+            return read_only(np.zeros(channels, np.int32))
+        bias: Int32Array = self.constant(self.operand(operator, position), "int32", "bias")
         if bias.size != channels:
             raise self.fail(f"has {channels} output channels but {bias.size} biases.")
         return bias.reshape(channels)

@@ -19,6 +19,7 @@ from mnet.oracle import LITERT
 from mnet.resources import shared_folder
 from mnet.tflite import parse_model, read_model
 from tests.models import Builder, tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.mutate import damaged
 from tests.strategies import random_input, small_graphs
 from tests.writer import edited, serialise
 
@@ -360,30 +361,6 @@ def test_the_batch_is_not_padded_and_rows_and_columns_are_averaged() -> None:
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
-
-
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Return `data` cut, shortened, lengthened or with bytes, or whole words, changed."""
-    made, length = bytearray(data), len(data)
-    at = chance.randrange(length)
-    match chance.randrange(8):
-        case 0:
-            del made[at:]
-        case 1:
-            del made[at : at + chance.choice((1, 2, 4, 100))]
-        case 2:
-            made[at:at] = chance.randbytes(chance.choice((1, 4, 16)))
-        case 3 | 4:
-            for _ in range(chance.choice((1, 2, 5, 40))):
-                made[chance.randrange(length)] = chance.choice((0, 1, 127, 128, 255, chance.randrange(256)))
-        case _:
-            for _ in range(chance.choice((1, 2, 5))):
-                at = chance.randrange(length // 4) * 4
-                word = chance.choice(
-                    (0, 1, 2**31 - 1, 2**31, 2**32 - 1, chance.randrange(length), chance.getrandbits(32))
-                )
-                made[at : at + 4] = word.to_bytes(4, "little")
-    return bytes(made)
 
 
 def test_damage_is_told_or_harmless() -> None:

@@ -417,7 +417,7 @@ def _edge(objects: Any, model: Any, inner: int, kind: str, is_input: bool) -> in
     """Add an operator between an int8 tensor and one of another type; return the index of the latter."""
     (subgraph,) = model.subgraphs
     known = subgraph.tensors[inner]
-    if kind == "int8":
+    if kind == "int8" or known.type != schema.TensorType.INT8:
         return int(inner)
     outer = objects.TensorT()
     outer.name, outer.shape = known.name + b"_outside", known.shape
