@@ -1,6 +1,6 @@
 """Many random networks against a runtime, every tensor, from one command and a seed.
 
-    python -m tests.random_networks --count 10000 --seed 0               golden(litert) against LiteRT, reference kernels
+    python -m tests.random_networks --count 10000 --seed 0               golden(litert) against LiteRT's reference
     python -m tests.random_networks --count 1000 --seed 0 --oracle tflm  golden(tflm) against TFLM
     python -m tests.random_networks --count 500 --seed 0 --c             generated C under poison, too
 
@@ -10,6 +10,7 @@ The networks are those of `tests/strategies.py`. One that differs is shrunk by h
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ from mnet.pipeline import Options, prepare
 from mnet.proof import prove
 from mnet.tflite import parse_model
 from mnet.tflm_runtime import run_tflm
-from tests.strategies import random_input, small_graphs
+from tests.strategies import graphs_with_many_ends, random_input, small_graphs
 from tests.writer import serialise
 
 _RUNTIMES = {"litert": run_litert, "tflm": run_tflm}
@@ -46,7 +47,7 @@ def first_difference(graph: Graph, found: dict[str, Int8Array], expected: dict[s
     return ""
 
 
-def compare(data: bytes, graph: Graph, inputs: Int8Array, oracle: str, c: bool) -> None:
+def compare(data: bytes, graph: Graph, inputs: Mapping[str, Int8Array], oracle: str, c: bool) -> None:
     """Raise Difference, with the place of a file that shows it, where golden model, runtime or C differ."""
     found = golden.run(graph, ORACLES[oracle], inputs)
     sentence = first_difference(graph, found, _RUNTIMES[oracle](data, graph, inputs))
@@ -80,7 +81,7 @@ def main(count: int, first_seed: int, most_ops: int, inputs: int, oracle: str, c
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(small_graphs(most_ops=most_ops), st.integers(0, 1000))
+    @given(small_graphs(most_ops=most_ops) | graphs_with_many_ends(most_ops=most_ops), st.integers(0, 1000))
     def every_network(drawn: Graph, number: int) -> None:
         nonlocal values
         data = serialise(drawn)
