@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from mnet import elementwise
 from mnet.graph import (
-    Add,
     ArgMax,
     AveragePool2D,
+    Binary,
+    BinaryFunction,
     Concat,
     Conv2D,
     DepthwiseConv2D,
@@ -41,7 +42,8 @@ from mnet.graph import (
     check_graph,
     inputs_of,
 )
-from mnet.oracle import Oracle, add, add_arithmetic, requantization, requantize
+from mnet.oracle import Oracle, requantization, requantize
+from mnet.pairs import binary, binary_arithmetic, quantizations
 from mnet.reductions import from_sums, sum_arithmetic
 
 Int64Array = npt.NDArray[np.int64]
@@ -102,10 +104,10 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
             ends = _reduced(op, graph, oracle, source)
         case Unary():
             ends = list(_image(elementwise.table(op, graph, oracle), source))
-        case Add():
-            how_add = add_arithmetic(op, graph, oracle)
-            pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
-            ends = [add(a.astype(np.int8), b.astype(np.int8), how_add).astype(np.int64) for a, b in pairs]
+        case Binary(function=BinaryFunction.SQUARED_DIFFERENCE):
+            return _everything(graph.tensors[op.output].shape[2])
+        case Binary():
+            ends = _of_pairs(op, graph, oracle, sources)
         case Pad():
             low, high = source.low, source.high
             if any(op.padding):
@@ -157,6 +159,24 @@ def _reduced(op: Reduce, graph: Graph, oracle: Oracle, source: Interval) -> list
             return [end.min(keepdims=True) for end in ends] if over_channels else ends
         case _:
             assert_never(op.function)
+
+
+def _of_pairs(op: Binary, graph: Graph, oracle: Oracle, sources: tuple[Interval, ...]) -> list[Int64Array]:
+    """Return the smallest and the largest value of each output channel of a Binary.
+
+    Each function rises or falls with each operand alone, for the other's every value; PRELU on either side of zero.
+    """
+    ends = [np.stack([source.low, source.high])[:, None, None] for source in sources]
+    if op.function is BinaryFunction.PRELU:
+        zero_point = quantizations(op, graph)[0].zero_point
+        low, high = sources[0].low, sources[0].high
+        near = [np.clip(value, low, high)[None, None, None] for value in (zero_point - 1, zero_point)]
+        ends[0] = np.concatenate([ends[0], *near])
+    constant = np.zeros((1, 1, 1), np.int64) if op.constant is None else op.constant.values.astype(np.int64)
+    first, second = op.operands(ends, constant[None])
+    made = binary(first[:, None].astype(np.int8), second[None].astype(np.int8), binary_arithmetic(op, graph, oracle))
+    results = made.reshape(-1, made.shape[-1]).astype(np.int64)
+    return [results.min(axis=0), results.max(axis=0)]
 
 
 def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
@@ -236,7 +256,6 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
             | Resize()
             | Reduce()
             | Unary()
-            | Add()
             | Concat()
             | Reshape()
             | Rearrange()
@@ -246,6 +265,13 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
                 together |= live[name]
             for name in (*inputs_of(op), op.output):
                 live[name][:] = together
+        case Binary():
+            together = live[op.output].copy()
+            wide = [name for name in op.inputs if len(live[name]) == len(together)]
+            for name in wide:
+                together |= live[name]
+            for name in (*op.inputs, op.output):
+                live[name][:] = together if name in wide or name == op.output else True
         case L2Normalization() | Softmax():
             for name in (op.input, op.output):
                 live[name][:] = True
@@ -284,6 +310,8 @@ def _narrowed(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping
                 bias=_frozen(op.bias[kept]),
                 weight_scales=_frozen(op.weight_scales[kept]),
             )
+        case Binary(constant=constant) if constant is not None and constant.values.shape[2] > 1:
+            return replace(op, constant=replace(constant, values=_frozen(constant.values[:, :, kept])))
         case Gather():
             place = np.cumsum(live[op.input]) - 1
             return replace(op, channels=tuple(int(place[c]) for c in np.array(op.channels)[kept]))

@@ -7,7 +7,7 @@ from typing import Any
 from codegen.call import Call, Cost
 from codegen.layout import BYTES8, WIDE8, WIDE16, Layout
 from codegen.targets import Target
-from mnet.graph import Add, ArgMax, Conv2D, DepthwiseConv2D, Graph, L2Normalization, Op, Reduce, Softmax, Unary
+from mnet.graph import ArgMax, Binary, Conv2D, DepthwiseConv2D, Graph, L2Normalization, Op, Reduce, Softmax, Unary
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
 NO_PADDING: Padding = (0, 0, 0, 0)
@@ -76,7 +76,9 @@ class Kernel:
                 if call.rows == call.output.height and call.rows > 1:  # a whole layer knows its edges
                     return max(first, 0), min(last, source.height - 1)
                 return first, last
-            case Add() | Softmax() | L2Normalization() | Reduce() | ArgMax() | Unary():
+            case Binary():
+                return (first_out, last_out) if source.height == call.output.height else (0, 0)
+            case Softmax() | L2Normalization() | Reduce() | ArgMax() | Unary():
                 return first_out, last_out
             case _:
                 return 0, source.height - 1

@@ -36,7 +36,6 @@ from codegen.kernel import ANY, NO_PADDING, Kernel, Needs, only, padding_of, wid
 from codegen.layout import PLANAR16, WIDE8, WIDE16
 from codegen.targets import Target
 from mnet.graph import (
-    Add,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -422,16 +421,6 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.depthwise_view,
         pack=plain.depthwise_pack,
         pointers=_window_pointers,
-    ),
-    Kernel(
-        family="add",
-        template="add.c.j2",
-        accepts=only(Add),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_rows,
-        view=plain.add_view,
-        pack=plain.add_pack,
     ),
     *elementwise.KERNELS,
     *movement.KERNELS,

@@ -10,10 +10,11 @@ from codegen.kernel import Kernel, Needs, wide
 from codegen.kernels import candidates
 from codegen.layout import INDICES32, PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.targets import Target
+from mnet import pairs
 from mnet.elementwise import table
 from mnet.errors import PlanError
 from mnet.graph import (
-    Add,
+    Binary,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -26,12 +27,7 @@ from mnet.graph import (
     Unary,
     inputs_of,
 )
-from mnet.oracle import (
-    Oracle,
-    Requantization,
-    add_arithmetic,
-    requantization,
-)
+from mnet.oracle import Oracle, Requantization, requantization
 from mnet.reductions import softmax_arithmetic, sum_arithmetic
 
 
@@ -199,8 +195,10 @@ def _arithmetic(op: Op, graph: Graph, oracle: Oracle) -> tuple[Requantization | 
             return requantization(op, graph, oracle), None
         case Unary():
             return None, table(op, graph, oracle)
-        case Add():
-            return None, add_arithmetic(op, graph, oracle)
+        case Binary():
+            return None, pairs.table(op, graph, oracle) if pairs.is_table(op) else pairs.binary_arithmetic(
+                op, graph, oracle
+            )
         case Reduce(function=Reduction.MEAN | Reduction.SUM):
             return None, sum_arithmetic(op, graph, oracle)
         case Softmax():

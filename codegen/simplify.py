@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from mnet.elementwise import clamp_of
 from mnet.graph import (
-    Add,
-    AveragePool2D,
+    Binary,
     Concat,
     Conv2D,
     DepthwiseConv2D,
@@ -17,6 +16,7 @@ from mnet.graph import (
     Graph,
     Op,
     Pad,
+    Pool2D,
     Rearrange,
     Reshape,
     Unary,
@@ -35,10 +35,7 @@ def simplify(graph: Graph) -> Graph:
 
 
 def _read_from(op: Op, old: str, new: str) -> Op:
-    if isinstance(op, Add):
-        first, second = (new if name == old else name for name in op.inputs)
-        return replace(op, inputs=(first, second))
-    if isinstance(op, Concat):
+    if isinstance(op, Binary | Concat):
         return replace(op, inputs=tuple(new if name == old else name for name in op.inputs))
     return replace(op, input=new) if op.input == old else op
 
@@ -153,7 +150,7 @@ def _fold_clamps(graph: Graph) -> Graph:
     return graph
 
 
-_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | AveragePool2D | Add  # ends with a clamp of its own
+_Clamping = Conv2D | DepthwiseConv2D | FullyConnected | Pool2D | Binary  # ends with a clamp of its own
 
 
 def _bounds(op: Unary, graph: Graph) -> tuple[int, int] | None:

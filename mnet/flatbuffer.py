@@ -17,6 +17,7 @@ import tflite as schema
 from mnet.errors import ModelError
 
 _LARGEST_FILE = 1 << 28
+_MOST_OPERATORS = 4096
 _LONGEST_NAME = 1000  # bytes; also keeps searches in it short
 
 _OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
@@ -28,6 +29,7 @@ _FIELDS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # operator: (its table o
     "CONV_2D": ("Conv2DOptions", _CONVOLUTION),
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", (*_CONVOLUTION, "DepthMultiplier")),
     "FULLY_CONNECTED": ("FullyConnectedOptions", ("FusedActivationFunction", "WeightsFormat")),
+    "TRANSPOSE_CONV": ("TransposeConvOptions", ("Padding", "StrideH", "StrideW", "FusedActivationFunction")),
     "AVERAGE_POOL_2D": ("Pool2DOptions", _POOL),
     "MAX_POOL_2D": ("Pool2DOptions", _POOL),
     "ADD": ("AddOptions", ("FusedActivationFunction",)),
@@ -196,6 +198,8 @@ def parse(data: bytes, path: Path) -> RawModel:
         _count(model.BuffersLength(), data)
         tensors = range(_count(graph.TensorsLength(), data))
         operators = range(_count(graph.OperatorsLength(), data))
+        if len(operators) > _MOST_OPERATORS:
+            raise ModelError(f"{path} has {len(operators)} operators: no microcontroller runs as many.")
         return RawModel(
             operators=tuple(_parse_operator(model, graph.Operators(index), index) for index in operators),
             tensors=tuple(_parse_tensor(model, graph.Tensors(index), index) for index in tensors),

@@ -10,12 +10,12 @@ from typing import Any, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from mnet import elementwise, reductions, windows
+from mnet import elementwise, pairs, reductions, windows
 from mnet import oracle as arithmetic
 from mnet.graph import (
-    Add,
     ArgMax,
     AveragePool2D,
+    Binary,
     Concat,
     Conv2D,
     DepthwiseConv2D,
@@ -85,8 +85,8 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return reductions.arg_max(x)
         case Unary():
             return elementwise.table(op, graph, oracle)[x.astype(np.int16) + 128]
-        case Add():
-            return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
+        case Binary():
+            return pairs.compute(op, graph, oracle, inputs)
         case Pad() | Concat() | Gather() | Reshape() | Rearrange():
             return move(op, inputs)
         case Softmax():

@@ -5,9 +5,10 @@ a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = s
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ def _windows(
     )
 
 
+_T = TypeVar("_T")
 _NO_SHAPE = (-1, -1, -1)  # of inputs that do not fit together
 
 
@@ -258,18 +260,55 @@ class Unary:
         return source
 
 
-@dataclass(frozen=True)
-class Add:
-    """Elementwise sum of two tensors of one shape, each with its own scale."""
+class BinaryFunction(Enum):
+    """What is done to each two values, by the name of the operator in the file."""
+
+    ADD = "ADD"
+    SUB = "SUB"
+    MUL = "MUL"
+    MAXIMUM = "MAXIMUM"
+    MINIMUM = "MINIMUM"
+    SQUARED_DIFFERENCE = "SQUARED_DIFFERENCE"
+    PRELU = "PRELU"  # the second value is the slope where the first is negative
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An operand that is part of the network."""
+
+    values: Int8Array  # [height or 1, width or 1, channels or 1], read-only
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, eq=False)
+class Binary:
+    """A function of two values, of each two; an operand of size 1 along an axis has one value for all of it."""
 
     name: str
-    inputs: tuple[str, str]
+    inputs: tuple[str, ...]  # two activations, or the one that is no constant
     output: str
+    function: BinaryFunction
     activation: tuple[int, int]
+    constant: Constant | None = None
+    constant_first: bool = False  # the constant is the first operand, else the second
 
-    def output_shape(self, first: Shape, second: Shape) -> Shape:
-        """Return the shape that the inputs make."""
-        return first if first == second else _NO_SHAPE
+    def operands(self, sources: Sequence[_T], constant: _T) -> tuple[_T, _T]:
+        """Return what belongs to the first and the second operand, of what belongs to the inputs and the constant."""
+        if self.constant is None:
+            first, second = sources
+            return first, second
+        (source,) = sources
+        return (constant, source) if self.constant_first else (source, constant)
+
+    def output_shape(self, *sources: Shape) -> Shape:
+        """Return the shape that the inputs and the constant make."""
+        constant = () if self.constant is None else self.constant.values.shape
+        try:
+            height, width, channels = np.broadcast_shapes(*self.operands(sources, constant))
+        except ValueError:
+            return _NO_SHAPE
+        return (height, width, channels)
 
 
 @dataclass(frozen=True)
@@ -402,7 +441,7 @@ Op = (
     | Reduce
     | ArgMax
     | Unary
-    | Add
+    | Binary
     | L2Normalization
     | Softmax
     | Move
@@ -411,7 +450,7 @@ Op = (
 
 def inputs_of(op: Op) -> tuple[str, ...]:
     """Return the names of the activations that `op` reads."""
-    return op.inputs if isinstance(op, Add | Concat) else (op.input,)
+    return op.inputs if isinstance(op, Binary | Concat) else (op.input,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,12 @@ from mnet.flatbuffer import RawModel, RawOperator, RawTensor
 from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction, inputs_of
 from mnet.layer_names import unique
 
+# Outside of these no model has its scales, and what runtimes compute in float32 of two of them would leave its range.
+_SMALLEST_SCALE, _LARGEST_SCALE = 2.0**-60, 2.0**60
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
 
 
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     array = np.require(array, requirements=["C", "ALIGNED"])  # a view of the file where that will do
     array.flags.writeable = False
     return array
@@ -113,7 +115,7 @@ class Operands:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}: the batch must be 1.')
         if any(size < 1 for size in tensor.shape) or math.prod(tensor.shape) > _LARGEST_ACTIVATION:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}, which no microcontroller can hold.')
-        scale, zero_point = self._quantization(tensor)
+        scale, zero_point = self.quantization(tensor)
         self.tensors[tensor.index] = Tensor(name, shape_of(tensor.shape), scale, zero_point, tensor.index)
         return name
 
@@ -165,12 +167,13 @@ class Operands:
         between = self.intermediate(f"{target.name}/{name}", shape, target)
         return between.name, [Reshape(f"{name}_reshape", between.name, target.name, target.shape)]
 
-    def _quantization(self, tensor: RawTensor) -> tuple[float, int]:
+    def quantization(self, tensor: RawTensor) -> tuple[float, int]:
+        """Return scale and zero_point of an int8 tensor that has one of each."""
         name = self.names[tensor.index]
         if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
-            raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; an int8 activation has one.')
+            raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; one is needed.')
         scale, zero_point = float(tensor.scales[0]), int(tensor.zero_points[0])
-        if not (math.isfinite(scale) and scale > 0 and -128 <= zero_point <= 127):
+        if not (_SMALLEST_SCALE <= scale <= _LARGEST_SCALE and -128 <= zero_point <= 127):
             raise self.fail(f'tensor "{name}" has scale {scale} and zero_point {zero_point}; the file is damaged.')
         return scale, zero_point
 
@@ -187,7 +190,7 @@ class Operands:
             tensor.data
         ):
             raise self.fail(f'{what} "{name}" has shape {list(tensor.shape)} but {len(tensor.data)} bytes.')
-        return _read_only(
+        return read_only(
             tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype, copy=False)
         )
 
@@ -216,16 +219,17 @@ class Operands:
                 f'weights "{name}" have {len(scales)} scales along dimension {tensor.quantized_dimension}; '
                 f"one, or {channels} along dimension {axis}, are needed."
             )
-        if not (np.isfinite(scales).all() and (scales > 0).all()):
-            raise self.fail(f'weights "{name}" have a scale that is not positive; the file is damaged.')
+        if not ((scales >= _SMALLEST_SCALE) & (scales <= _LARGEST_SCALE)).all():
+            raise self.fail(f'weights "{name}" have a scale that is not positive, or extreme; the file is damaged.')
         if tensor.zero_points.any():
             raise self.fail(f'weights "{name}" have a zero_point other than 0: quantize the model again with int8.')
-        return weights, _read_only(np.broadcast_to(scales, channels).copy())
+        return weights, read_only(np.broadcast_to(scales, channels).copy())
 
-    def bias(self, operator: RawOperator, channels: int) -> Int32Array:
-        if len(operator.inputs) < 3 or operator.inputs[2] == -1:
-            return _read_only(np.zeros(channels, np.int32))
-        bias: Int32Array = self.constant(self.operand(operator, 2), "int32", "bias")
+    def bias(self, operator: RawOperator, channels: int, position: int = 2) -> Int32Array:
+        """Return the bias of a convolution, zeros where it has none."""
+        if len(operator.inputs) <= position or operator.inputs[position] == -1:
+            return read_only(np.zeros(channels, np.int32))
+        bias: Int32Array = self.constant(self.operand(operator, position), "int32", "bias")
         if bias.size != channels:
             raise self.fail(f"has {channels} output channels but {bias.size} biases.")
         return bias.reshape(channels)

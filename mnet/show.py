@@ -16,9 +16,9 @@ from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
     AXES,
-    Add,
     ArgMax,
     AveragePool2D,
+    Binary,
     Concat,
     Conv2D,
     DepthwiseConv2D,
@@ -148,7 +148,9 @@ def _attributes(op: Op) -> str:
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
         case Unary():
             return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
-        case ArgMax() | Add() | L2Normalization() | Reshape() | Softmax():
+        case Binary():
+            return op.function.value + (f", constant {_by(op.constant.values.shape)}" if op.constant else "")
+        case ArgMax() | L2Normalization() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)

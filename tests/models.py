@@ -12,10 +12,12 @@ from mnet import golden
 from mnet.elementwise import reason_to_refuse
 from mnet.fixed_point import Float64Array
 from mnet.graph import (
-    Add,
     ArgMax,
     AveragePool2D,
+    Binary,
+    BinaryFunction,
     Concat,
+    Constant,
     Conv2D,
     Dense,
     DepthwiseConv2D,
@@ -45,6 +47,7 @@ from mnet.graph import (
 from mnet.movement import rearrange
 from mnet.operands import activation_range, same_padding
 from mnet.oracle import LITERT, Oracle
+from mnet.pairs import quantizations
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}  # as schema.ActivationFunctionType numbers them
 
@@ -342,15 +345,65 @@ class Builder:
         return self._append(op, target)
 
     def add(self, first: str, second: str, *, activation: str = "none", zero_point: int = 0, fill: float = 1.0) -> str:
-        """Add an ADD."""
-        sources, name = (self.tensors[first], self.tensors[second]), self._name("add")
-        real = sum((self.values[t.name].astype(np.int32) - t.zero_point) * t.scale for t in sources)
-        finest = max(tensor.scale for tensor in sources) / 8
+        """Add an ADD of two tensors."""
+        return self.binary(BinaryFunction.ADD, first, second, activation=activation, zero_point=zero_point, fill=fill)
+
+    def constant(self, shape: tuple[int, int, int], *, scale: float = 0.02, zero_point: int = 0) -> Constant:
+        """Return random values for an operand."""
+        return Constant(_frozen(self.random.integers(-128, 128, shape).astype(np.int8)), _float32(scale), zero_point)
+
+    def binary(
+        self,
+        function: BinaryFunction,
+        first: str | Constant,
+        second: str | Constant,
+        *,
+        activation: str = "none",
+        zero_point: int = 0,
+        fill: float = 1.0,
+    ) -> str:
+        """Add a function of two values, of two tensors or of one and a constant."""
+        name = self._name(function.value.lower())
+        constants = [operand for operand in (first, second) if isinstance(operand, Constant)]
+        inputs = tuple(operand for operand in (first, second) if isinstance(operand, str))
+        constant = constants[0] if constants else None
+        op = Binary(name, inputs, f"{name}_out", function, (-128, 127), constant, isinstance(first, Constant))
+        real = self._real(op)
+        finest = max(operand.scale for operand in quantizations(op, self._so_far())) / 8
+        if function in (BinaryFunction.MUL, BinaryFunction.SQUARED_DIFFERENCE):
+            finest = finest**2
         scale = _float32(max(float(np.abs(real).max(initial=0)) / (127 * fill), finest))
         chosen = activation_range(ACTIVATIONS[activation], scale, zero_point)
         assert chosen is not None
-        op = Add(name, (first, second), f"{name}_out", chosen)
-        return self._append(op, Tensor(op.output, sources[0].shape, scale, zero_point))
+        target = Tensor(op.output, (real.shape[1], real.shape[2], real.shape[3]), scale, zero_point)
+        return self._append(replace(op, activation=chosen), target)
+
+    def _so_far(self) -> Graph:
+        return Graph("", self.tensors, (), ("input",), (), "")
+
+    def _real(self, op: Binary) -> Float64Array:
+        """Return the real numbers that `op` makes of the samples."""
+        constant = np.empty(0, np.int8) if op.constant is None else op.constant.values
+        values = op.operands([self.values[name] for name in op.inputs], constant)
+        first, second = (
+            (value.astype(np.float64) - how.zero_point) * how.scale
+            for value, how in zip(values, quantizations(op, self._so_far()), strict=True)
+        )
+        match op.function:
+            case BinaryFunction.ADD:
+                return np.asarray(first + second)
+            case BinaryFunction.SUB:
+                return np.asarray(first - second)
+            case BinaryFunction.MUL:
+                return np.asarray(first * second)
+            case BinaryFunction.MAXIMUM:
+                return np.maximum(first, second)
+            case BinaryFunction.MINIMUM:
+                return np.minimum(first, second)
+            case BinaryFunction.SQUARED_DIFFERENCE:
+                return np.asarray((first - second) ** 2)
+            case BinaryFunction.PRELU:
+                return np.where(first >= 0, first, first * second)
 
     def l2_normalization(self, source: str) -> str:
         """Add an L2_NORMALIZATION."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array, Reduction, Sampling, UnaryFunction
+from mnet.graph import BinaryFunction, Constant, Graph, Int8Array, Reduction, Sampling, UnaryFunction
 from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
@@ -24,6 +24,7 @@ KINDS = (
     "reduce",
     "residual",
     "unary",
+    "binary",
     "dense",
     "dense of pixels",
     "l2_normalization",
@@ -201,6 +202,8 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
             )
+        case "binary":
+            return _binary(draw, build, x)
         case "unary":
             try:
                 return build.unary(
@@ -248,6 +251,30 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
             # The runtimes refuse a smaller product of beta and scale, and so does the importer.
             return build.softmax(x, beta=max(beta, 2.0 ** math.ceil(-25 - math.log2(build.tensors[x].scale))))
     raise ValueError(f"no kind {kind!r}; there are {KINDS}")
+
+
+def _binary(draw: st.DrawFn, build: Builder, x: str) -> str:
+    """Add a function of two values: of two branches, of a branch and what it is reduced to, or of a constant."""
+    function = draw(st.sampled_from(tuple(BinaryFunction)))
+    activation, zero_point, fill = draw(_ACTIVATIONS), draw(_ZERO_POINTS), draw(_FILLS)
+    if function not in (BinaryFunction.ADD, BinaryFunction.SUB, BinaryFunction.MUL):
+        activation = "none"
+    shape = build.shape(x)
+    other: str | Constant
+    match draw(st.sampled_from(("branch", "reduced", "constant", "constant", "itself"))):
+        case "branch":
+            other = _same_size(draw, build, x, shape[2])
+        case "reduced":
+            reduction = draw(st.sampled_from((Reduction.MEAN, Reduction.MAX)))
+            other = build.reduce(x, reduction, draw(_AXES), zero_point=draw(_ZERO_POINTS))
+        case "constant":
+            sizes = [size if draw(st.booleans()) else 1 for size in shape]
+            scale = draw(st.sampled_from((0.02, 1 / 256, 0.5)))
+            other = build.constant((sizes[0], sizes[1], sizes[2]), scale=scale, zero_point=draw(_ZERO_POINTS))
+        case _:
+            other = x
+    first, second = (other, x) if draw(st.booleans()) and function is not BinaryFunction.PRELU else (x, other)
+    return build.binary(function, first, second, activation=activation, zero_point=zero_point, fill=fill)
 
 
 def _slice(draw: st.DrawFn, size: int) -> Sequence[int]:

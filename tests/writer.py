@@ -10,9 +10,10 @@ import numpy.typing as npt
 import tflite as schema
 
 from mnet.graph import (
-    Add,
     ArgMax,
     AveragePool2D,
+    Binary,
+    BinaryFunction,
     Concat,
     Conv2D,
     Dense,
@@ -80,8 +81,8 @@ def _file_shapes(graph: Graph) -> Mapping[str, list[int]]:
         shape = graph.tensors[op.output].shape
         dense = all(isinstance(reader, FullyConnected | Softmax) for reader in graph.consumers(op.output))
         flat = isinstance(op, FullyConnected) or (isinstance(op, Reshape) and shape[:2] == (1, 1) and dense)
-        if isinstance(op, Unary | Add | L2Normalization | Softmax):
-            flat = len(shapes[inputs_of(op)[0]]) == 2
+        if isinstance(op, Unary | Binary | L2Normalization | Softmax):
+            flat = all(len(shapes[name]) == 2 for name in inputs_of(op)) and shape[:2] == (1, 1)
         shapes[op.output] = [1, shape[2]] if flat else [1, *shape]
         if isinstance(op, ArgMax):
             shapes[op.output] = shapes[op.input][:-1]
@@ -178,6 +179,8 @@ class _Writer:
         made = self.objects.OperatorT()
         made.opcodeIndex = self.codes.index(number)
         made.inputs = [*(self.activation(name) for name in inputs_of(op)), *written.constants]
+        if isinstance(op, Binary) and op.constant_first:
+            made.inputs.reverse()
         made.outputs = [self.activation(op.output)]
         if written.options is not None:
             table = type(written.options).__name__.removesuffix("T")
@@ -246,10 +249,8 @@ def _written(writer: _Writer, op: Op) -> _Written:
             return _Written(_REDUCTIONS[op.function], options, (writer.integers(f"{op.name}_axes", axes),))
         case Unary():
             return _unary(objects, op)
-        case Add():
-            options = objects.AddOptionsT()
-            options.fusedActivationFunction = _fused(op, target, op.activation)
-            return _Written("ADD", options)
+        case Binary():
+            return _binary(writer, op)
         case Pad():
             top, bottom, left, right = op.padding
             amounts = writer.integers(f"{op.name}_pads", [[0, 0], [top, bottom], [left, right], op.channels])
@@ -341,6 +342,21 @@ def _unary(objects: Any, op: Unary) -> _Written:
             return _Written(op.function.value, None)
 
 
+def _binary(writer: _Writer, op: Binary) -> _Written:
+    tables = {BinaryFunction.ADD: "Add", BinaryFunction.SUB: "Sub", BinaryFunction.MUL: "Mul"}
+    options = None
+    if op.function in tables:
+        options = getattr(writer.objects, f"{tables[op.function]}OptionsT")()
+        options.fusedActivationFunction = _fused(op, writer.graph.tensors[op.output], op.activation)
+    if op.constant is None:
+        return _Written(op.function.value, options)
+    values, how = op.constant.values, op.constant
+    flat = values.shape[:2] == (1, 1)  # as converters write what there is for each channel
+    shape = [values.shape[2]] if flat else [1, *values.shape]
+    index = writer.tensor(f"{op.name}_operand", schema.TensorType.INT8, shape, values, [how.scale], how.zero_point)
+    return _Written(op.function.value, options, (index,))
+
+
 def _set_window(
     options: Any,
     op: Conv2D | DepthwiseConv2D | Pool2D,
@@ -401,7 +417,7 @@ def _edge(objects: Any, model: Any, inner: int, kind: str, is_input: bool) -> in
     """Add an operator between an int8 tensor and one of another type; return the index of the latter."""
     (subgraph,) = model.subgraphs
     known = subgraph.tensors[inner]
-    if kind == "int8":
+    if kind == "int8" or known.type != schema.TensorType.INT8:
         return int(inner)
     outer = objects.TensorT()
     outer.name, outer.shape = known.name + b"_outside", known.shape

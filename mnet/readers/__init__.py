@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from mnet.readers import elementwise, movement, pooling, reductions, slices, weighted
+from mnet.readers import elementwise, movement, pooling, reductions, slices, transposed, weighted
 from mnet.readers.reader import Reader
 
 READERS: Mapping[str, Reader] = {
     **weighted.READERS,
+    **transposed.READERS,
     **pooling.READERS,
     **reductions.READERS,
     **elementwise.READERS,

@@ -208,9 +208,10 @@ def _tile(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     """Read a TILE, one axis after the other: what is repeated may lie between axes that are rows together."""
     tensor, source = operands.operand(operator, 0), operands.input(operator)
     counts = values_of(operands.model, operands.operand(operator, 1).index)
-    if counts is None or counts.shape != (len(tensor.shape),) or not 1 <= counts.min() <= counts.max() <= 1 << 20:
-        raise operands.fail(f"repeats {list(tensor.shape)} {counts} times: these must be known numbers of at least 1.")
-    sizes, made = list(tensor.shape), [int(count) * size for count, size in zip(counts, tensor.shape, strict=True)]
+    given = [] if counts is None else counts.reshape(-1).tolist()
+    if counts is None or counts.shape != (len(tensor.shape),) or not all(1 <= count <= 1 << 20 for count in given):
+        raise operands.fail(f"repeats {list(tensor.shape)} by {given}: these must be known numbers of at least 1.")
+    sizes, made = list(tensor.shape), [int(count) * size for count, size in zip(given, tensor.shape, strict=True)]
     operands.makes(operator, made)
     target = operands.output(operator)
     operands.same_quantization(source, target)
