@@ -18,6 +18,7 @@ from codegen import (
     depthwise,
     depthwise_mve,
     depthwise_narrow,
+    depthwise_planar,
     depthwise_shared,
     depthwise_wide,
     elementwise,
@@ -126,6 +127,10 @@ def _depthwise_shared(op: Op, graph: Graph, target: Target) -> str | None:
 
 def _depthwise_narrow(op: Op, graph: Graph, target: Target) -> str | None:
     return _depthwise_wide(op, graph, target) or depthwise.depthwise_accepts(op, graph)
+
+
+def _depthwise_planar(op: Op, graph: Graph, target: Target) -> str | None:
+    return depthwise_planar.planar_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
 
 def _depthwise_wide(op: Op, graph: Graph, target: Target) -> str | None:
@@ -347,6 +352,18 @@ KERNELS: tuple[Kernel, ...] = (
         makes=lambda call: not call.inputs[0].apart,
         cost=lambda call, view: depthwise_shared_cost(view, call),
         one_copy=True,
+    ),
+    Kernel(
+        family="depthwise_planar",
+        template="depthwise_planar.c.j2",
+        accepts=_depthwise_planar,
+        reads=frozenset({"planar16"}),
+        writes=_WIDE,
+        needs=_depthwise_needs,
+        view=depthwise_planar.planar_view,
+        pack=depthwise_planar.planar_pack,
+        pointers=_window_pointers,
+        cost=lambda call, view: depthwise_planar.planar_cost(view),
     ),
     Kernel(
         family="convolution_packed",
