@@ -256,12 +256,11 @@ def run_emulated(cases: Sequence[Case], where: Path, core: str = "M4", flags: Se
         machine.run(case, name)
 
 
-def measured(
-    cases: Sequence[Case], where: Path, core: str = "M4", timing: Timing = target("cortex-m4").timing
-) -> list[Cost]:
+def measured(cases: Sequence[Case], where: Path, core: str = "M4", timing: Timing | None = None) -> list[Cost]:
     """Compile all cases for a core, run them in Unicorn, compare; return what each call took."""
     names = write_sources(cases, where)
     machine = Machine(where, core)
+    timing = timing or target(f"cortex-{core.lower()}").timing
     return [machine.measure(case, name, timing) for case, name in zip(cases, names, strict=True)]
 
 
