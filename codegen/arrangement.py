@@ -9,15 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from codegen.call import Call
-from codegen.forms import Form, form_of, live_of, may_lie_apart
+from codegen.elimination import lower_bound
+from codegen.forms import Form, form_of, is_one_buffer, live_of, may_lie_apart
 from codegen.layout import Storage, align4
+from codegen.lifetimes import Holding, problem_of
 from codegen.memory import Box
-from codegen.schedule import Pull, Step, Work, pull_order, pulls_of, row_lives
+from codegen.minimax import Problem, search
+from codegen.schedule import Pull, Step, Work, pull_order, pulls_of, row_lives, steps_of
 from codegen.selection import Stage
 from mnet.graph import Graph
 
 IMAGE = "image"  # the buffers of the inputs in the arena
 _NEAR = 2  # pairs of tensors so near to each other are tried together
+_STATES = 50_000  # that a search looks at, at most
+_FINE = 100  # a stopped search is tried again with more bytes, to within this part of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +68,9 @@ def works_of(
 
 
 def _clipped(window: tuple[int, int], storage: Storage) -> tuple[int, int]:
-    """Return the virtual rows of a window of real rows."""
+    """Return the virtual rows of a window of real rows; (0, -1) where there are none."""
+    if window[1] < window[0]:
+        return 0, -1
     first, last = window[0] + storage.top, window[1] + storage.top
     return max(first, 0), min(last, storage.virtual_rows - 1)
 
@@ -147,6 +154,22 @@ class Arranger:
             live += _live_boxes(self._image(steps), len(steps))
         return int(live.max())
 
+    def problem(self, picked: Mapping[str, Storage]) -> Problem:
+        """Return the search for the order of fewest live bytes with these storages.
+
+        Of a ring only the rows count that are live: a bound, where the others are exact.
+        """
+        holdings = {}
+        for name, storage in picked.items():
+            output = name in self.graph.outputs
+            together = is_one_buffer(storage, self.near[name], output)
+            size = storage.buffer_bytes if together else storage.buffer_bytes // storage.slots
+            holdings[name] = Holding(storage.slot_bytes if storage.apart else size, together, output)
+        takes = [Step(op, row) for op in range(len(self.graph.inputs)) for row in range(self.works[op].calls)]
+        image = self._image(takes) if self.input_mode == "arena" else ()
+        at_first = [(box.size, (takes[box.death].op, takes[box.death].number)) for box in image]
+        return problem_of(self.works, self.ends, holdings, at_first)
+
     def search(self, picked: Mapping[str, Storage]) -> tuple[Step, ...]:
         """Return the order of fewest live bytes with these storages: climb from all streamed and all gathered.
 
@@ -171,6 +194,23 @@ class Arranger:
                     gathered, least, tried = gathered ^ move, size, 0
             found.append((least, len(found), self.order(pull, gathered)))
         return min(found)[2]
+
+    def fewest(self, picked: Mapping[str, Storage], known: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Return an order of no more live bytes than `known` has with these storages, the fewest if all goes well.
+
+        Rings count for less than they take: then `known` may be better.
+        """
+        problem, most = self.problem(picked), self._bytes(known, picked)
+        found = search(problem, lower_bound(problem), most, _STATES)
+        least, best = found.level, found.order
+        while best is None and most - least > most // _FINE:  # the search was stopped: more bytes make it easier
+            level = (least + most) // 2
+            found = search(problem, level, level, _STATES)
+            if found.order is None:
+                least = level
+            else:
+                best, most = found.order, level
+        return known if best is None else steps_of(best)
 
 
 def usual_storages(arranger: Arranger) -> dict[str, Storage]:

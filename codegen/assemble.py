@@ -9,7 +9,7 @@ from codegen.forms import FillKind, Form
 from codegen.layout import Storage
 from codegen.memory import Box, live_bytes
 from codegen.plan import Buffer, Plan, PlannedOp, check_plan, state_size
-from codegen.schedule import Step
+from codegen.schedule import steps_of
 from codegen.selection import Stage, alternatives, call_of, stages_of, storages_of
 from codegen.tables import TableWriter, symbols_of
 from codegen.targets import Target
@@ -65,16 +65,6 @@ class Draft:
         """Return what is to be placed."""
         units = [unit for form in self.forms.values() for unit in form.units]
         return [*(Box(unit.name, unit.size, unit.spans) for unit in units), *self.arrangement.image]
-
-
-def steps_of(calls: Sequence[int]) -> tuple[Step, ...]:
-    """Return the steps of an order of ops: their calls are numbered as they come."""
-    done: dict[int, int] = {}
-    steps = []
-    for op in calls:
-        steps.append(Step(op, done.get(op, 0)))
-        done[op] = done.get(op, 0) + 1
-    return tuple(steps)
 
 
 def arranger_of(graph: Graph, target: Target, oracle: Oracle, input_mode: str, largest_map: int) -> Arranger:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from codegen.layout import Storage
 from mnet.graph import Int8Array, Op
-from mnet.oracle import AddArithmetic, Requantization
+from mnet.oracle import Requantization
+from mnet.pairs import BinaryArithmetic
 from mnet.reductions import SoftmaxArithmetic, SumArithmetic
 
-Arithmetic = AddArithmetic | SumArithmetic | SoftmaxArithmetic | Int8Array  # a table of 256 results
+Arithmetic = BinaryArithmetic | SumArithmetic | SoftmaxArithmetic | Int8Array  # a table of 256 results
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,25 +17,33 @@ import numpy.typing as npt
 
 from mnet import elementwise
 from mnet.graph import (
-    Add,
+    ArgMax,
     AveragePool2D,
+    Binary,
+    BinaryFunction,
+    Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
     Int8Array,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
+    Rearrange,
     Reduce,
     Reduction,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     check_graph,
     inputs_of,
 )
-from mnet.oracle import Oracle, add, add_arithmetic, requantization, requantize
+from mnet.oracle import Oracle, requantization, requantize
+from mnet.pairs import binary, binary_arithmetic, quantizations
 from mnet.reductions import from_sums, sum_arithmetic
 
 Int64Array = npt.NDArray[np.int64]
@@ -90,22 +98,44 @@ def _output_interval(op: Op, graph: Graph, oracle: Oracle, sources: tuple[Interv
             ends = [requantize(end, how).astype(np.int64) for end in _accumulators(op, graph, source)]
         case AveragePool2D() | MaxPool2D():
             ends = [np.clip(end, *op.activation) for end in (source.low, source.high)]
+        case Resize():
+            ends = [source.low, source.high]
         case Reduce():
             ends = _reduced(op, graph, oracle, source)
         case Unary():
             ends = list(_image(elementwise.table(op, graph, oracle), source))
-        case Add():
-            how_add = add_arithmetic(op, graph, oracle)
-            pairs = ((sources[0].low, sources[1].low), (sources[0].high, sources[1].high))
-            ends = [add(a.astype(np.int8), b.astype(np.int8), how_add).astype(np.int64) for a, b in pairs]
+        case Binary(function=BinaryFunction.SQUARED_DIFFERENCE):
+            return _everything(graph.tensors[op.output].shape[2])
+        case Binary():
+            ends = _of_pairs(op, graph, oracle, sources)
         case Pad():
-            zero_point = graph.tensors[op.input].zero_point
-            ends = [np.minimum(source.low, zero_point), np.maximum(source.high, zero_point)]
-        case Reshape() | Softmax():
+            low, high = source.low, source.high
+            if any(op.padding):
+                low, high = np.minimum(low, op.value), np.maximum(high, op.value)
+            ends = [np.pad(end, op.channels, constant_values=op.value) for end in (low, high)]
+        case Concat() if op.axis == 2:
+            ends = [np.concatenate([s.low for s in sources]), np.concatenate([s.high for s in sources])]
+        case Concat():
+            ends = [np.minimum.reduce([s.low for s in sources]), np.maximum.reduce([s.high for s in sources])]
+        case Gather():
+            ends = [source.low[list(op.channels)], source.high[list(op.channels)]]
+        case Reshape() | Rearrange():
+            if not _keeps_channels(op, len(source.low)):
+                return Interval(*(np.full(op.shape[2], end) for end in (source.low.min(), source.high.max())))
+            return source
+        case ArgMax() | L2Normalization() | Softmax():
             return _everything(graph.tensors[op.output].shape[2])
         case _:
             assert_never(op)
     return Interval(*ends)
+
+
+def _keeps_channels(op: Reshape | Rearrange, channels: int) -> bool:
+    """Return whether every value stays in its channel."""
+    if op.shape[2] != channels:
+        return False
+    last = len(op.view) - 1 if isinstance(op, Rearrange) else 0
+    return isinstance(op, Reshape) or (op.permutation[last] == last and op.view[last] % channels == 0)
 
 
 def _image(table: Int8Array, source: Interval) -> tuple[Int64Array, Int64Array]:
@@ -129,6 +159,24 @@ def _reduced(op: Reduce, graph: Graph, oracle: Oracle, source: Interval) -> list
             return [end.min(keepdims=True) for end in ends] if over_channels else ends
         case _:
             assert_never(op.function)
+
+
+def _of_pairs(op: Binary, graph: Graph, oracle: Oracle, sources: tuple[Interval, ...]) -> list[Int64Array]:
+    """Return the smallest and the largest value of each output channel of a Binary.
+
+    Each function rises or falls with each operand alone, for the other's every value; PRELU on either side of zero.
+    """
+    ends = [np.stack([source.low, source.high])[:, None, None] for source in sources]
+    if op.function is BinaryFunction.PRELU:
+        zero_point = quantizations(op, graph)[0].zero_point
+        low, high = sources[0].low, sources[0].high
+        near = [np.clip(value, low, high)[None, None, None] for value in (zero_point - 1, zero_point)]
+        ends[0] = np.concatenate([ends[0], *near])
+    constant = np.zeros((1, 1, 1), np.int64) if op.constant is None else op.constant.values.astype(np.int64)
+    first, second = op.operands(ends, constant[None])
+    made = binary(first[:, None].astype(np.int8), second[None].astype(np.int8), binary_arithmetic(op, graph, oracle))
+    results = made.reshape(-1, made.shape[-1]).astype(np.int64)
+    return [results.min(axis=0), results.max(axis=0)]
 
 
 def intervals(graph: Graph, oracle: Oracle) -> dict[str, Interval]:
@@ -183,15 +231,48 @@ def _need(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping[str
         case DepthwiseConv2D() if op.depth_multiplier > 1:
             live[op.output][:] = True
             live[op.input][:] = True
+        case ArgMax():
+            live[op.input][:] = True
+        case Gather():
+            live[op.input][np.array(op.channels)[live[op.output]]] = True
+        case Pad():
+            own = slice(op.channels[0], op.channels[0] + len(live[op.input]))
+            live[op.input][:] |= live[op.output][own]
+            live[op.output][own] = live[op.input]
+        case Concat() if op.axis == 2:
+            ends = np.cumsum([len(live[name]) for name in op.inputs])
+            for name, part in zip(op.inputs, np.split(live[op.output], ends[:-1]), strict=True):
+                live[name][:] |= part
+                part[:] = live[name]
+        case Reshape() | Rearrange() if not _keeps_channels(op, len(live[op.input])):
+            for name in (op.input, op.output):
+                live[name][:] = True
         case Reduce() if CHANNELS in op.axes:
             live[op.input][:] = True
-        case DepthwiseConv2D() | AveragePool2D() | MaxPool2D() | Reduce() | Pad() | Unary() | Add():
+        case (
+            DepthwiseConv2D()
+            | AveragePool2D()
+            | MaxPool2D()
+            | Resize()
+            | Reduce()
+            | Unary()
+            | Concat()
+            | Reshape()
+            | Rearrange()
+        ):
             together = live[op.output].copy()
             for name in inputs_of(op):
                 together |= live[name]
             for name in (*inputs_of(op), op.output):
                 live[name][:] = together
-        case Reshape() | Softmax():
+        case Binary():
+            together = live[op.output].copy()
+            wide = [name for name in op.inputs if len(live[name]) == len(together)]
+            for name in wide:
+                together |= live[name]
+            for name in (*op.inputs, op.output):
+                live[name][:] = together if name in wide or name == op.output else True
+        case L2Normalization() | Softmax():
             for name in (op.input, op.output):
                 live[name][:] = True
         case _:
@@ -229,6 +310,19 @@ def _narrowed(op: Op, graph: Graph, known: Mapping[str, Interval], live: Mapping
                 bias=_frozen(op.bias[kept]),
                 weight_scales=_frozen(op.weight_scales[kept]),
             )
+        case Binary(constant=constant) if constant is not None and constant.values.shape[2] > 1:
+            return replace(op, constant=replace(constant, values=_frozen(constant.values[:, :, kept])))
+        case Gather():
+            place = np.cumsum(live[op.input]) - 1
+            return replace(op, channels=tuple(int(place[c]) for c in np.array(op.channels)[kept]))
+        case Pad():
+            before, after = op.channels
+            return replace(op, channels=(int(kept[:before].sum()), int(kept[len(kept) - after :].sum())))
+        case Reshape():
+            return replace(op, shape=(*op.shape[:2], int(kept.sum())))
+        case Rearrange():
+            last = op.view[-1] // len(kept) * int(kept.sum()) if not kept.all() else op.view[-1]
+            return replace(op, view=(*op.view[:-1], last), shape=(*op.shape[:2], int(kept.sum())))
         case _:
             return op
 

@@ -38,6 +38,9 @@ class Origin:
     source: Graph | None = None  # as it stands in the file, to say what simplifying it saved
 
 
+_VALUE_BYTES = {"int8": 1, "int32": 4}
+
+
 @dataclass(frozen=True)
 class Port:
     """An input or an output of the network, as the templates print it."""
@@ -48,16 +51,32 @@ class Port:
     storage: Storage
     place: int  # of an input: index in row_address of its row 0; of an output: byte where its buffer begins
     image: int  # of an input: byte of the arena where the caller puts it, where it lies there
+    at: int  # byte where a harness has it, that keeps all inputs, or all outputs, one behind the other
 
     @property
     def bytes(self) -> int:
-        """Return what the caller gives or gets, at a byte for each value."""
-        return math.prod(self.tensor.shape)
+        """Return what the caller gives or gets."""
+        return math.prod(self.tensor.shape) * self.value_bytes
+
+    @property
+    def value_bytes(self) -> int:
+        """Return the bytes of a value."""
+        return _VALUE_BYTES[self.tensor.type]
+
+    @property
+    def c_type(self) -> str:
+        """Return the C type of a value."""
+        return f"{self.tensor.type}_t"
 
     @property
     def row_bytes(self) -> int:
         """Return the bytes of a row of that."""
         return self.bytes // self.tensor.shape[0]
+
+    @property
+    def conversion(self) -> str:
+        """Return how the caller converts where the file's own input or output has another type; see `conversion`."""
+        return conversion(self.tensor, self.name.startswith("input"))
 
     @property
     def first(self) -> int:
@@ -66,12 +85,23 @@ class Port:
         return (storage.top * storage.slot_bytes + storage.left * storage.pixel_bytes) // storage.layout.element_bytes
 
 
+def _places(graph: Graph, tensors: Sequence[str]) -> list[int]:
+    """Return bytes where tensors may lie one behind the other, each aligned as its type is."""
+    places, end = [], 0
+    for tensor in (graph.tensors[name] for name in tensors):
+        size = _VALUE_BYTES[tensor.type]
+        places.append(-(-end // size) * size)
+        end = places[-1] + size * math.prod(tensor.shape)
+    return places
+
+
 def _inputs(plan: Plan) -> list[Port]:
     graph, images = plan.graph, image_offsets(plan.graph)
     names = numbered("input", len(graph.inputs))
+    places = _places(graph, graph.inputs)
     return [
-        Port(name, name[5:], graph.tensors[tensor], plan.storage[tensor], row, images[tensor])
-        for name, tensor, row in zip(names, graph.inputs, plan.take_rows, strict=True)
+        Port(name, name[5:], graph.tensors[tensor], plan.storage[tensor], row, images[tensor], at)
+        for name, tensor, row, at in zip(names, graph.inputs, plan.take_rows, places, strict=True)
     ]
 
 
@@ -79,11 +109,28 @@ def _outputs(plan: Plan) -> list[Port]:
     graph = plan.graph
     names = numbered("output", len(graph.outputs))
     ports = []
-    for name, tensor in zip(names, graph.outputs, strict=True):
+    for name, tensor, at in zip(names, graph.outputs, _places(graph, graph.outputs), strict=True):
         storage = plan.storage[tensor]
         assert not storage.layout.planar, tensor
-        ports.append(Port(name, name[6:], graph.tensors[tensor], storage, plan.buffer(tensor).offset, 0))
+        ports.append(Port(name, name[6:], graph.tensors[tensor], storage, plan.buffer(tensor).offset, 0, at))
     return ports
+
+
+def conversion(tensor: Tensor, is_input: bool) -> str:
+    """Return how a caller converts an input or output that has another type in the file, or "" where it is int8.
+
+    >>> conversion(Tensor("x", (1, 1, 3), 0.5, 0, outside="uint8"), True)
+    'quantized = byte - 128'
+    """
+    if tensor.outside == "uint8":
+        return "quantized = byte - 128" if is_input else "byte = quantized + 128"
+    if tensor.outside == "int64":
+        return "the same numbers as int32"
+    if tensor.outside == "float32":
+        if is_input:
+            return "quantized = round(real / scale) + zero_point, within -128 to 127"
+        return "real = scale * (quantized - zero_point)"
+    return ""
 
 
 def _bad(name: str, ports: Sequence[Port]) -> str:
@@ -191,7 +238,7 @@ def _view(plan: Plan, origin: Origin) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": outputs,
         "input_parameters": ", ".join(f"const int8_t *{port.name}" for port in inputs),
-        "output_parameters": ", ".join(f"int8_t *{port.name}" for port in outputs),
+        "output_parameters": ", ".join(f"{port.c_type} *{port.name}" for port in outputs),
         "input_arguments": ", ".join(port.name for port in inputs),
         "output_arguments": ", ".join(port.name for port in outputs),
         "bad_inputs": _bad(graph.name, inputs),

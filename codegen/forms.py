@@ -83,6 +83,7 @@ def form_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int,
         output: whether it is one of the network's, which stay to the end.
     """
     name = storage.tensor.name
+    lives = _in_order(storage, lives)
     real = range(storage.top, storage.top + storage.height)
     begin = min(lives[row][0] for row in real if row in lives)
     known = {row: (begin, span[1]) if row < storage.top and not storage.apart else span for row, span in lives.items()}
@@ -111,10 +112,26 @@ def live_of(storage: Storage, stages: Sequence[Stage], lives: Lives, steps: int,
     if not storage.apart:
         return form_of(storage, stages, lives, steps, output).live
     changes, size = [0] * (steps + 1), storage.slot_bytes
-    for first, last in lives.values():
+    for first, last in _in_order(storage, lives).values():
         changes[first] += size
         changes[last + 1] -= size
     return np.cumsum(changes[:-1])
+
+
+def _in_order(storage: Storage, lives: Lives) -> Lives:
+    """Return lives in which padding rows are set one after the other, none left out: the table of fills counts upwards.
+
+    Readers with different windows may want the second row above before the first, or leave one out.
+    """
+    if storage.top < 2 and storage.bottom < 2:
+        return lives
+    ordered = dict(lives)
+    end = storage.top + storage.height
+    for rows in ([row for row in lives if row < storage.top], [row for row in lives if row >= end]):
+        for row in range(max(rows, default=0) - 1, min(rows, default=0) - 1, -1):
+            step = ordered[row + 1][0]
+            ordered[row] = (min(step, lives[row][0]), lives[row][1]) if row in lives else (step, step)
+    return ordered
 
 
 def _most_together(lives: Lives) -> int:
@@ -181,7 +198,17 @@ def _cycles(storage: Storage, fills: Sequence[Fill]) -> int:
 def _sides_are_runs(storage: Storage) -> bool:
     """Return whether the padding beside a row is one run of words, or two of equal length."""
     left, right = storage.left * storage.pixel_bytes, storage.right * storage.pixel_bytes
-    return left % 4 == right % 4 == 0 and (left == right or not left or not right)
+    behind = left + storage.width * storage.pixel_bytes if right else 0  # where that on the right begins
+    return left % 4 == right % 4 == behind % 4 == 0 and (left == right or not left or not right)
+
+
+def is_one_buffer(storage: Storage, stages: Sequence[Stage], output: bool) -> bool:
+    """Return whether a tensor lies in one buffer of all its rows in any order, live without a gap."""
+    name = storage.tensor.name
+    if output or storage.layout is SUMS32 or storage.virtual_rows == 1:
+        return True
+    whole_rows = any(stage.rows > 1 for stage in stages)
+    return whole_rows or any(stage.reads_whole for stage in stages if name in stage.inputs)
 
 
 def may_lie_apart(storage: Storage, stages: Sequence[Stage], outputs: Collection[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from codegen.call import Call, Cost
 from codegen.layout import BYTES8, WIDE8, WIDE16, Layout
 from codegen.targets import Target, Timing
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, Graph, Op, Reduce, Softmax, Unary
+from mnet.graph import ArgMax, Binary, Conv2D, DepthwiseConv2D, Graph, L2Normalization, Op, Reduce, Softmax, Unary
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
 NO_PADDING: Padding = (0, 0, 0, 0)
@@ -47,7 +47,7 @@ class Kernel:
     stack: Callable[[Call, Any], int] = lambda call, view: 40  # bytes that a call takes
     one_copy: bool = False  # of the constants, for all phases of a ring: phase p begins at word p
     # Where calls read other rows than a window that slides by the stride: the rows of input `which` that call `number`
-    # gets pointers to, none of them padding; as many at every call.
+    # gets pointers to, none of them padding; of all inputs together as many at every call.
     rows_read: Callable[[Call, int, int], Sequence[int]] | None = None
     phase: Callable[[Call, int], int] = lambda call, number: 0  # which constants call `number` gets
 
@@ -64,13 +64,16 @@ class Kernel:
         return max(self.pointers(call), len(call.inputs))
 
     def window(self, call: Call, which: int, number: int) -> tuple[int, int]:
-        """Return the first and last row of input `which` that call `number` reads; rows outside are padding."""
+        """Return the first and last row of input `which` that call `number` reads; rows outside are padding.
+
+        Where it reads none of them, (0, -1).
+        """
         op, source = call.op, call.inputs[which]
         if self.consumes_rows:
             return number, number
         if self.rows_read:
             rows = self.rows_read(call, which, number)
-            return min(rows), max(rows)
+            return min(rows, default=0), max(rows, default=-1)
         first_out, last_out = number * call.rows, number * call.rows + call.rows - 1
         match op:
             case Conv2D() | DepthwiseConv2D():
@@ -80,7 +83,9 @@ class Kernel:
                 if call.rows == call.output.height and call.rows > 1:  # a whole layer knows its edges
                     return max(first, 0), min(last, source.height - 1)
                 return first, last
-            case Add() | Softmax() | Reduce() | Unary():
+            case Binary():
+                return (first_out, last_out) if source.height == call.output.height else (0, 0)
+            case Softmax() | L2Normalization() | Reduce() | ArgMax() | Unary():
                 return first_out, last_out
             case _:
                 return 0, source.height - 1

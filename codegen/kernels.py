@@ -21,10 +21,12 @@ from codegen import (
     depthwise_shared,
     depthwise_wide,
     elementwise,
+    movement,
     packed,
     plain,
     pooling,
     reduction,
+    resizing,
 )
 from codegen.call import Call
 from codegen.convolution_cost import convolution_cost, fpu_cost
@@ -34,17 +36,14 @@ from codegen.kernel import ANY, NO_PADDING, Kernel, Needs, only, padding_of, wid
 from codegen.layout import PLANAR16, WIDE8, WIDE16
 from codegen.mve_cost import convolution_mve_cost, depthwise_mve_cost
 from codegen.packed_cost import block_cost, packed_cost
-from codegen.plain_cost import add_cost, convolution_in_c_cost, copy_cost, depthwise_in_c_cost
+from codegen.plain_cost import convolution_in_c_cost, depthwise_in_c_cost
 from codegen.targets import Target
 from mnet.graph import (
-    Add,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Graph,
     Op,
-    Pad,
-    Reshape,
     inputs_of,
 )
 
@@ -70,12 +69,28 @@ def _convolution_pointers(call: Call) -> int:
     return 1 if isinstance(call.op, FullyConnected) else _window_pointers(call)
 
 
+_GAPS = "pixels of the input do not follow each other"
+
+
+def _is_one_run(op: FullyConnected, graph: Graph, target: Target) -> bool:
+    """Return whether the rows of the input follow each other: no other reader wants something beside them."""
+    needs = (
+        kernel.needs(other, graph, target)
+        for other in graph.consumers(op.input)
+        if not isinstance(other, FullyConnected)
+        for kernel in candidates(other, graph, target)
+    )
+    return not any(need.slack_bytes or any(need.padding[2:]) for need in needs)
+
+
 def _convolution_dsp(op: Op, graph: Graph, target: Target) -> str | None:
     if not isinstance(op, Conv2D | FullyConnected):
         return "not a convolution"
     height, width, channels = graph.tensors[op.input].shape
     if isinstance(op, FullyConnected) and height * width > 1 and channels % 4:
-        return "pixels of the input do not follow each other"
+        return _GAPS
+    if isinstance(op, FullyConnected) and not _is_one_run(op, graph, target):
+        return _GAPS
     return convolution.convolution_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
 
@@ -127,6 +142,8 @@ def _depthwise_makes(call: Call, compact: bool, shared: bool, apart: bool) -> bo
 
 
 def _convolution_mve(op: Op, graph: Graph, target: Target) -> str | None:
+    if isinstance(op, FullyConnected) and target.mve and not _is_one_run(op, graph, target):
+        return _GAPS
     return convolution_mve.convolution_accepts(op, graph) if target.mve else "no vectors"
 
 
@@ -414,31 +431,10 @@ KERNELS: tuple[Kernel, ...] = (
         pointers=_window_pointers,
         timed=lambda call, view, timing: depthwise_in_c_cost(view, timing),
     ),
-    Kernel(
-        family="add",
-        template="add.c.j2",
-        accepts=only(Add),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_rows,
-        view=plain.add_view,
-        pack=plain.add_pack,
-        timed=lambda call, view, timing: add_cost(view, timing),
-    ),
     *elementwise.KERNELS,
-    Kernel(
-        family="copy",
-        template="copy.c.j2",
-        accepts=only(Pad, Reshape),
-        reads=ANY,
-        writes=ANY,
-        needs=wide_whole,
-        view=plain.copy_view,
-        pack=plain.no_constants,
-        only_whole=True,
-        timed=lambda call, view, timing: copy_cost(view, timing),
-    ),
+    *movement.KERNELS,
     *pooling.KERNELS,
+    *resizing.KERNELS,
     *reduction.KERNELS,
 )
 

@@ -41,6 +41,7 @@ PLANAR16 = Layout("planar16", 2, planar=True, offset=None)  # int16 [channel][sl
 # uint8 [channel][slot][pixel], four pixels a word in the order 0, 2, 1, 3: UXTB16 makes a pair of neighbours of it, and
 # UXTB16 with ROR #8 the next one. For tensors whose zero_point is -128.
 PLANAR8 = Layout("planar8", 1, planar=True, offset=-128, pixel_order=(0, 2, 1, 3))
+INDICES32 = Layout("indices32", 4, planar=False, offset=0)  # int32 [slot][pixel]: an output of indices
 SUMS32 = Layout("sums32", 4, planar=False, offset=-128)  # int32 [channel]: what pooling adds rows to
 
 

@@ -64,10 +64,11 @@ def short_form(how: Requantizer, low: Int64Array, high: Int64Array) -> ShortRequ
     limit = np.minimum(limit, np.maximum(high + offset, 0))
     upper, lower = multiplier >> shift, multiplier & ((1 << shift) - 1)
     inner = limit * lower + addend
-    within = (low + offset >= -(1 << 31)) & (high + offset < 1 << 31) & (limit < 1 << 31)
+    # Where one step of x passes by all values there is no such x: limit is -1, which no code compares with.
+    within = (low + offset >= -(1 << 31)) & (high + offset < 1 << 31) & (limit >= 0) & (limit < 1 << 31)
     fits = within & (inner < PRODUCT_LIMIT) & (limit * upper + (inner >> shift) < PRODUCT_LIMIT)
     # A constant channel has accumulator 0 and shows its value.
-    value = (how.delta * multiplier >> (32 + shift)) - least
+    value = np.clip((how.delta * multiplier >> (32 + shift)) - least, 0, most - least)
     constant = how.constant
     offset, limit, addend = np.where(constant, 0, offset), np.where(constant, 0, limit), np.where(constant, 0, addend)
     upper, lower = np.where(constant, 0, upper), np.where(constant, 0, lower)

@@ -3,30 +3,20 @@
 A view holds everything that the C text depends on and no weights, so that layers with equal views share one function.
 """
 
-import itertools
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from codegen.call import Call
 from codegen.layout import Storage
 from codegen.requantize import RequantizationView, Requantizer, accumulator_range, requantizer
-from mnet.fixed_point import (
-    multiply_rounding_once,
-    multiply_rounding_twice,
-)
 from mnet.graph import (
-    Add,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
     Int8Array,
     Int32Array,
-    Pad,
 )
-from mnet.oracle import AddArithmetic, Rounding, add
 
 
 def as_word(value: int) -> int:
@@ -206,133 +196,6 @@ def depthwise_pack(call: Call, view: DepthwiseView, phase: int) -> tuple[int, ..
         words += head
         words += int8_words(weights[:, :, channel].reshape(-1))
     return tuple(words)
-
-
-@dataclass(frozen=True)
-class AddView:
-    """Elementwise sum of two rows.
-
-    In the form fast, stored = usat8(first * constants[0] + second * constants[1] + constants[2] >> shift); in the
-    others what each value of an input contributes is looked up, and the sum is requantized.
-    """
-
-    first: Access
-    second: Access
-    target: Access
-    form: str  # fast; shifts: NAME_requantize_shifts, see codegen/requantize.py; else the oracle's own steps
-    multiplier: int
-    shift: int  # of the runtime's steps (positive = left), or of the forms fast and shifts (positive = right)
-    addend: int  # of the form shifts
-    zero: int  # zero_point, which the runtime's own steps leave to be added; 0 in the other forms
-    low: int
-    high: int
-
-    @property
-    def flat(self) -> bool:
-        """Return whether the values of a row follow each other in all three tensors."""
-        return all(a.channel == 1 and a.pixel == a.channels for a in (self.first, self.second, self.target))
-
-
-@lru_cache(maxsize=64)
-def solve_add(how: AddArithmetic) -> tuple[int, int, int, int] | None:
-    """Return factors, addend and shift that give the runtime's sum of every pair of int8 values, or None.
-
-    usat8((q1 + 128) * factor_1 + (q2 + 128) * factor_2 + addend >> shift) is its stored value, up to a clamp to the
-    activation. Two factors leave an interval of addends for each of the 65,536 pairs; they do if all intersect.
-    """
-    quantized = np.arange(-128, 128, dtype=np.int64).astype(np.int8)
-    wanted = add(quantized[:, None], quantized[None, :], how).astype(np.int64) + 128
-    low, high = how.activation[0] + 128, how.activation[1] + 128
-    output = how.output_multiplier * 2.0 ** (how.output_shift - 31)
-    slopes = [
-        multiplier * 2.0 ** (shift - 31 + how.left_shift) * output
-        for multiplier, shift in zip(how.input_multipliers, how.input_shifts, strict=True)
-    ]
-    if not min(slopes) > 0:
-        return None
-    shift = min(30 - math.ceil(math.log2(255 * sum(slopes) + 256)), 22)
-    x = np.arange(256, dtype=np.int64)
-    for tilt, skew in itertools.product((0, 1, -1, 2, -2, 4, -4, 8, -8, 16, 32), (0, 1, -1, 2, -2)):
-        first, second = (round(slope * 2**shift) + tilt for slope in slopes)
-        second += skew
-        sums = first * x[:, None] + second * x[None, :]
-        least = ((wanted << shift) - sums)[wanted > low].max(initial=-(1 << 30))
-        most = (((wanted + 1) << shift) - 1 - sums)[wanted < high].min(initial=1 << 30)
-        addend = int(least + most) // 2
-        if least <= most and abs(addend) + int(sums.max()) < 1 << 31:
-            return first, second, addend, shift
-    return None
-
-
-def add_view(call: Call) -> AddView:
-    """Return the view of an Add."""
-    op, how = call.op, call.arithmetic
-    assert isinstance(op, Add) and isinstance(how, AddArithmetic)
-    right = -how.output_shift
-    fast = solve_add(how)
-    # |sum| <= 2 * (255 << 20) / 2 < 2**28 and addend < 2**(right + 8): up to a shift of 21 all stays within int32.
-    shifts = fast is None and how.rounding is Rounding.DOUBLE and 1 <= right <= 21
-    zero = how.zero_point
-    form, shift = how.rounding.name.lower(), how.output_shift
-    if fast is not None:
-        form, shift = "fast", fast[3]
-    elif shifts:
-        form, shift = "shifts", right
-    return AddView(
-        first=access(call.inputs[0]),
-        second=access(call.inputs[1]),
-        target=access(call.output),
-        form=form,
-        multiplier=how.output_multiplier if fast is None else 0,
-        shift=shift,
-        addend=(1 << (right - 1)) + ((zero + 128) << right) if shifts else 0,
-        zero=0 if shifts or fast is not None else zero,
-        low=op.activation[0],
-        high=op.activation[1],
-    )
-
-
-def add_pack(call: Call, view: AddView, phase: int) -> tuple[int, ...]:
-    """Return factors and addend of the form fast; or the 256 scaled contributions of each input's quantized values."""
-    how = call.arithmetic
-    assert isinstance(how, AddArithmetic)
-    if view.form == "fast":
-        solved = solve_add(how)
-        assert solved is not None
-        first, second, addend, _ = solved
-        # stored value + offset + 128 is what the factors are for
-        addend += first * (view.first.offset + 128) + second * (view.second.offset + 128)
-        return as_word(first), as_word(second), as_word(addend)
-    scale = {Rounding.DOUBLE: multiply_rounding_twice, Rounding.SINGLE: multiply_rounding_once}[how.rounding]
-    quantized = np.arange(-128, 128, dtype=np.int64)
-    words: list[int] = []
-    for which in (0, 1):
-        shifted = (quantized - how.input_zero_points[which]) << how.left_shift
-        words += [as_word(int(v)) for v in scale(shifted, how.input_multipliers[which], how.input_shifts[which])]
-    return tuple(words)
-
-
-@dataclass(frozen=True)
-class CopyView:
-    """The same values under another shape, or inside a frame of the zero_point."""
-
-    source: Access
-    target: Access
-    padding: tuple[int, int]  # top, left
-    padding_value: int  # quantized
-    reshape: bool
-
-
-def copy_view(call: Call) -> CopyView:
-    """Return the view of a Pad or Reshape."""
-    padding = (call.op.padding[0], call.op.padding[2]) if isinstance(call.op, Pad) else (0, 0)
-    return CopyView(
-        access(call.inputs[0]),
-        access(call.output),
-        padding,
-        call.output.tensor.zero_point,
-        not isinstance(call.op, Pad),
-    )
 
 
 def no_constants(call: Call, view: object, phase: int) -> tuple[int, ...]:

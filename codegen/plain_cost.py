@@ -1,15 +1,15 @@
 """What kernels in plain C take, by core: the terms are those of their loops, the factors were fitted to counted runs.
 
 gcc 12 at -O2 made the runs (`mnet profile`, layer by layer, of random networks that had to do without assembly). On the
-average they agree within 3 to 4 %; convolutions on ARMv6-M, whose registers are short, within 8 %, and ADD, whose loop
-is unrolled or not, within 12 %. Another compiler takes other figures.
+average they agree within 3 to 4 %; convolutions on ARMv6-M, whose registers are short, within 8 %. Another compiler takes
+other figures.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from codegen.call import Cost
-from codegen.plain import Access, AddView, ConvolutionView, CopyView, DepthwiseView
+from codegen.plain import Access, ConvolutionView, DepthwiseView
 from codegen.requantize import RequantizationView
 from codegen.targets import Timing
 
@@ -26,10 +26,8 @@ class Factors:
     taps: tuple[float, float]  # ... of a tap for those
     depthwise: tuple[float, float]  # of a depthwise convolution: of a channel, and each of its taps,
     output: tuple[float, float]  # of an output, and each of its taps
-    add: tuple[float, float, float]  # of a row, of a value in the form fast, in another one
     softmax: tuple[float, float]  # of a pixel, of a channel
     row_sum: tuple[float, float]  # of a channel and up to eight pixels, of a value
-    copy: tuple[float, float]  # of a pixel, of a value
 
 
 _M0 = Factors(
@@ -40,10 +38,8 @@ _M0 = Factors(
     taps=(16.9, 27.8),
     depthwise=(66, 6),
     output=(0, 7.7),
-    add=(38.5, 22.6, 62),
     softmax=(800, 167),
     row_sum=(7, 4),
-    copy=(19, 11),
 )
 _M3 = Factors(
     byte={"fast": 8, "shifts": 15, "double": 24, "single": 24, "real": 350},
@@ -53,10 +49,8 @@ _M3 = Factors(
     taps=(13.1, 19.3),
     depthwise=(30, 3),
     output=(2, 5.6),
-    add=(27.6, 10.5, 24),
     softmax=(253, 81),
     row_sum=(6, 2.4),
-    copy=(14, 15),
 )
 _M4 = Factors(
     byte={"fast": 12, "shifts": 19, "double": 27, "single": 27, "real": 350},
@@ -66,10 +60,8 @@ _M4 = Factors(
     taps=(11.3, 15.5),
     depthwise=(39, 0),
     output=(0, 5.1),
-    add=(36.5, 10.7, 24),
     softmax=(200, 81.5),
     row_sum=(7, 2.25),
-    copy=(14, 15),
 )
 FACTORS: Mapping[str, Factors] = {"cortex-m0": _M0, "cortex-m0plus": _M0, "cortex-m3": _M3, "cortex-m4": _M4}
 # A taken branch of an M0+ is shorter.
@@ -105,13 +97,6 @@ def depthwise_in_c_cost(view: DepthwiseView, timing: Timing) -> Cost:
     return _cost(timing, view.target.channels * channel, 110 + 14 * taps)
 
 
-def add_cost(view: AddView, timing: Timing) -> Cost:
-    """Return what one call of `add` takes."""
-    row, fast, other = FACTORS[timing.model].add
-    each = fast if view.form == "fast" else other
-    return _cost(timing, row + view.target.width * view.target.channels * each, 128)
-
-
 def softmax_cost(source: Access, timing: Timing) -> Cost:
     """Return what one call of `softmax` takes."""
     pixel, channel = FACTORS[timing.model].softmax
@@ -125,10 +110,3 @@ def row_sum_in_c_cost(source: Access, timing: Timing) -> Cost:
     each, value = FACTORS[timing.model].row_sum
     code = 24 + 7 * (8 * (eights > 0) + rest) + 16 * (passes > 1)
     return _cost(timing, 17 + source.channels * (each * passes + value * source.width), code)
-
-
-def copy_cost(view: CopyView, timing: Timing) -> Cost:
-    """Return what one call of `copy` takes."""
-    pixel, value = FACTORS[timing.model].copy
-    pixels = view.target.height * view.target.width
-    return _cost(timing, pixels * (pixel + view.target.channels * value), 108)

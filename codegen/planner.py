@@ -218,7 +218,9 @@ def _roads(request: Request, report: Report) -> tuple[_Road, ...]:
             continue
         seen.add(rows)
         catalogue = Catalogue(graph, target, oracle, arranger.stages)
-        orders = distinct([arranger.search(pick(arranger)) for pick in (least_storages, usual_storages)])
+        least = least_storages(arranger)
+        small, fast = arranger.search(least), arranger.search(usual_storages(arranger))
+        orders = distinct([arranger.fewest(least, small), small, fast])
         roads += [_Road(catalogue, largest_map, arranger.arrange(order)) for order in orders]
     report("ways to run the network", len(LARGEST_MAPS), len(LARGEST_MAPS))
     return tuple(roads)

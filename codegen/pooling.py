@@ -12,14 +12,13 @@ from functools import lru_cache, partial
 
 from codegen.call import Call, Cost
 from codegen.kernel import ANY, Kernel, wide_rows
-from codegen.layout import BYTES8, WIDE8, WIDE16, Storage
-from codegen.plain import Access, access, as_word
+from codegen.passes import Passes, passes, plus
+from codegen.plain import as_word
 from codegen.targets import Target
 from mnet.graph import AveragePool2D, Graph, MaxPool2D, Op, Pool2D
 
 SHIFT = 24  # of a mean: quantized + 128 = (sum * factor + addend) >> 24, in 32 bits
 MOST_TAPS = 25  # of a window that is written tap by tap
-_BYTES = (("first", ""), ("second", "_odd"))  # lanes of bytes 0, 2 and of bytes 1, 3
 MOST_LANES = 65535 // 255  # values that 16 bits hold the sum of
 
 
@@ -27,14 +26,12 @@ MOST_LANES = 65535 // 255  # values that 16 bits hold the sum of
 class PoolView:
     """A row of a pool."""
 
-    source: Access
-    target: Access
+    over: Passes
     kernel: tuple[int, int]  # rows that a call gets, columns of the widest window
     stride: int
     left: int  # columns of padding
     window: int  # columns of the kernel, padding included
     maximum: bool  # else mean
-    words: bool  # four channels at a time
     exact: bool  # a mean by factor and addend; else by a division
     all_rows: bool  # every call reads all the rows that it gets; else the first constant says how many
     columns: int  # the least number of columns in a window
@@ -57,112 +54,66 @@ class PoolView:
         return not (self.unrolled and self.all_rows and self.all_columns)
 
     @property
-    def passes(self) -> range:
-        """Return the first channel of each pass over a window."""
-        return range(0, self.target.channels, 4 if self.words else 1)
-
-    @property
-    def signed(self) -> bool:
-        """Return whether bytes are quantized as they are, not + 128."""
-        return self.source.c_type == "int8_t"
-
-    @property
-    def halves(self) -> bool:
-        """Return whether a word is two channels; else it is four."""
-        return self.source.c_type == "int16_t"
-
-    @property
-    def value_bytes(self) -> int:
-        """Return the bytes of a stored value of the input."""
-        return 2 if self.halves else 1
-
-    @property
-    def units(self) -> int:
-        """Return the loads that one pass takes from each pixel: words, or a value."""
-        return self.value_bytes if self.words else 1
-
-    @property
-    def unit_step(self) -> int:
-        """Return the units from one pass to the next."""
-        return self.units if self.words else self.source.channel
-
-    @property
-    def pixel(self) -> int:
-        """Return the units from pixel to pixel."""
-        return self.in_units(self.source.pixel)
-
-    def in_units(self, elements: int) -> int:
-        """Return a distance in units."""
-        return elements * self.value_bytes // 4 if self.words else elements
-
-    def loads(self, row: str, place: str, first: int) -> list[str]:
-        """Return the units of one pixel, `first` units from a place in a row."""
-        return [f"{row}[{place}{_plus(first + unit)}]" for unit in range(self.units)]
-
-    @property
     def whole(self) -> str:
         """Return the condition that a window is as large as the largest."""
         conditions = [f"height == {self.kernel[0]}"] * (not self.all_rows)
         return " && ".join([*conditions, *[f"width == {self.kernel[1]}"] * (not self.all_columns)])
 
     @property
+    def in_bytes(self) -> bool:
+        """Return whether the largest values are found in bytes, all four in one word."""
+        return self.over.words and self.maximum and not self.over.halves
+
+    @property
     def gathered(self) -> tuple[str, ...]:
         """Return the variables that a window is gathered in."""
-        return ("first", "second") if self.words and (self.halves or not self.maximum) else ("first",)
+        return ("first", "second") if self.over.words and not self.in_bytes else ("first",)
 
     @property
     def start(self) -> str:
         """Return what they start from."""
         if not self.maximum:
             return "0"
-        return ("0x80808080u" if self.signed else "0") if self.words else "INT16_MIN"
+        return ("0x80808080u" if self.over.signed else "0") if self.over.words else "INT16_MIN"
 
     def tap(self, name: str, loads: Sequence[str]) -> list[str]:
         """Return the statements that take in the units of one pixel."""
-        if self.words and self.maximum:
-            larger = f"{name}_umax16" if self.halves else f"{name}_smax8" if self.signed else f"{name}_umax8"
+        over = self.over
+        if over.words and self.maximum:
+            larger = f"{name}_umax16" if over.halves else f"{name}_smax8" if over.signed else f"{name}_umax8"
             return [f"{v} = {larger}({v}, {load});" for v, load in zip(self.gathered, loads, strict=True)]
-        if self.words and not self.halves:  # bytes become lanes
-            word = f"{loads[0]} ^ 0x80808080u" if self.signed else loads[0]
-            return [f"word = {word};", *(f"{v} = {name}_uxtab16{odd}({v}, word);" for v, odd in _BYTES)]
-        if self.words:
+        if over.words and not over.halves:  # bytes become lanes
+            word = f"word = {loads[0]}{' ^ 0x80808080u' * over.signed};"
+            return [word, f"first = {name}_uxtab16(first, word);", f"second = {name}_uxtab16_odd(second, word);"]
+        if over.words:
             return [f"{v} += {load};" for v, load in zip(self.gathered, loads, strict=True)]
         return [f"first = {loads[0]} > first ? {loads[0]} : first;" if self.maximum else f"first += {loads[0]};"]
 
     @property
     def values(self) -> tuple[str, ...]:
-        """Return the stored value of each channel of a pass."""
-        if self.maximum and self.words and not self.halves:
-            raw = [f"(int32_t)(first >> {shift} & 0xffu)" for shift in (0, 8, 16, 24)]
-            raw = [f"({value} ^ 128)" for value in raw] if self.signed else raw
-        elif self.words:
-            lanes = [(v, upper) for v in self.gathered for upper in (False, True)]
-            if not self.halves:  # bytes 0, 2 and 1, 3
-                lanes = [lanes[i] for i in (0, 2, 1, 3)]
-            raw = [f"({v} >> 16)" if upper else f"({v} & 0xffffu)" for v, upper in lanes]
-            raw = [f"(int32_t){value}" for value in raw] if self.maximum else raw
-        else:
-            raw = [f"first{_plus(self.source.offset + 128)}" if self.maximum else "(uint32_t)first"]
+        """Return quantized + 128 of each channel of a pass."""
+        over = self.over
         if not self.exact:
             return ("mean + 128",)
         if not self.maximum:
-            raw = [f"(int32_t)(({value} * factor + addend) >> {SHIFT})" for value in raw]
-        return tuple(raw)
+            sums = over.lanes if over.words else ("(uint32_t)first",)
+            return tuple(f"(int32_t)(({total} * factor + addend) >> {SHIFT})" for total in sums)
+        if self.in_bytes:
+            flipped = " ^ 0x80808080u" * over.signed
+            return tuple(f"(int32_t)((first{flipped}) >> {shift} & 0xffu)" for shift in (0, 8, 16, 24))
+        return (
+            tuple(f"(int32_t){lane}" for lane in over.lanes)
+            if over.words
+            else (f"first{plus(over.source.offset + 128)}",)
+        )
 
-    @property
-    def copies(self) -> bool:
-        """Return whether words are stored as they are: a maximum within one layout."""
-        same = (self.source.c_type, self.source.offset) == (self.target.c_type, self.target.offset)
-        return self.maximum and self.words and same and self.target.channel == 1 and not self.clamps
-
-    @property
-    def clamps(self) -> bool:
-        """Return whether the activation limits what int8 does not."""
-        return (self.low, self.high) != (-128, 127)
-
-
-def _plus(constant: int) -> str:
-    return f" {'+' if constant > 0 else '-'} {abs(constant)}" if constant else ""
+    def stores(self, name: str) -> list[str]:
+        """Return the statements that store the channels of a pass; words as they are where that will do."""
+        clamps = (self.low, self.high) != (-128, 127)
+        if self.maximum and self.over.words and self.over.same and not clamps:
+            return [f"(({name}_word *)out)[{i}] = {variable};" for i, variable in enumerate(self.gathered)]
+        limits = f"{self.low + 128}, {self.high + 128}"
+        return self.over.stores([f"{name}_limit({v}, {limits})" if clamps else v for v in self.values])
 
 
 def _pool(call: Call) -> Pool2D:
@@ -212,11 +163,6 @@ def solve_mean(count: int) -> tuple[int, int] | None:
     return (factor, (least + most) // 2) if least <= most else None
 
 
-def _words(source: Storage, target: Storage) -> bool:
-    """Return whether channels can be taken four at a time, those behind the last one included."""
-    return source.layout in (WIDE16, WIDE8, BYTES8) and source.stored_channels % 4 == target.stored_channels % 4 == 0
-
-
 def pool_view(call: Call, dsp: bool) -> PoolView:
     """Return the view of a pool; `dsp`: for a core whose instructions find the larger values of two words."""
     op, source = _pool(call), call.inputs[0]
@@ -226,14 +172,12 @@ def pool_view(call: Call, dsp: bool) -> PoolView:
     exact = maximum or all(solve_mean(r * c) for r in set(rows) for c in range(min(columns), max(columns) + 1))
     fits = dsp if maximum else exact and largest <= MOST_LANES
     return PoolView(
-        source=access(source),
-        target=access(call.output),
+        over=passes(source, call.output, fits),
         kernel=(max(rows), max(columns)),
         stride=op.stride[1],
         left=op.padding[2],
         window=op.kernel[1],
         maximum=maximum,
-        words=fits and _words(source, call.output),
         exact=exact,
         all_rows=maximum or min(rows) == max(rows),
         columns=min(columns),
@@ -252,7 +196,7 @@ def pool_pack(call: Call, view: PoolView, phase: int) -> tuple[int, ...]:
         return ()
     rows = view.kernel[0] - phase
     words = [] if view.all_rows else [rows]
-    offset = 0 if view.words else view.source.offset + 128
+    offset = 0 if view.over.words else view.over.source.offset + 128
     for columns in range(view.columns, view.kernel[1] + 1):
         count = rows * columns
         solved = solve_mean(count)
@@ -260,26 +204,27 @@ def pool_pack(call: Call, view: PoolView, phase: int) -> tuple[int, ...]:
             assert solved is not None
             words += [solved[0], as_word(solved[1] + count * offset * solved[0])]
         else:
-            words += [count, as_word(count * view.source.offset)]
+            words += [count, as_word(count * view.over.source.offset)]
     return tuple(words)
 
 
 def pool_cost(view: PoolView) -> Cost:
     """Return what compiled C takes, roughly: a window tap by tap, or in loops over rows and columns."""
-    lefts = [pixel * view.stride - view.left for pixel in range(view.target.width)]
-    widths = [min(left + view.window, view.source.width) - max(left, 0) for left in lefts]
+    over = view.over
+    lefts = [pixel * view.stride - view.left for pixel in range(over.target.width)]
+    widths = [min(left + view.window, over.source.width) - max(left, 0) for left in lefts]
     height, width = view.kernel
-    tap = {True: 9 if view.halves else 4.5, False: 7 if view.halves else 5.5}[view.maximum] if view.words else 4.5
-    store = (6 if view.copies else 16) if view.maximum else 22
+    tap = {True: 9 if over.halves else 4.5, False: 7 if over.halves else 5.5}[view.maximum] if over.words else 4.5
+    store = (6 if over.same else 16) if view.maximum else 22
     windows = 0.0
     for columns in widths:
         looped = height * (20 + columns * (tap + 3))
         windows += height * columns * tap if view.unrolled and columns == width else looped
-        windows += store if view.words else 3
-    of_tap = 24 if view.words and view.halves and view.maximum else 13
-    code = (90 if view.words and not view.copies else 40) + 150 * view.loops
+        windows += store if over.words else 3
+    of_tap = 24 if over.words and over.halves and view.maximum else 13
+    code = (90 if over.words and not (view.maximum and over.same) else 40) + 150 * view.loops
     return Cost(
-        round(10 + 5 * len(widths) + windows * len(view.passes)),
+        round(10 + 5 * len(widths) + windows * len(over.channels)),
         code + of_tap * height * width * view.unrolled,
     )
 

@@ -12,12 +12,12 @@ import numpy as np
 from codegen import row_sum
 from codegen.call import Call, Cost
 from codegen.kernel import ANY, Kernel, Needs, only, wide, wide_rows
-from codegen.layout import SUMS32, WIDE16
+from codegen.layout import INDICES32, SUMS32, WIDE16
 from codegen.plain import Access, access, as_word, no_constants
 from codegen.plain_cost import softmax_cost
 from codegen.targets import Target
 from mnet.fixed_point import exp_on_negative_values, saturating_rounding_doubling_high_multiply
-from mnet.graph import AveragePool2D, Graph, Op, Reduce, Reduction, Softmax
+from mnet.graph import ArgMax, AveragePool2D, Graph, L2Normalization, Op, Reduce, Reduction, Softmax
 from mnet.reductions import SoftmaxArithmetic, SumArithmetic
 
 _ROWS, _COLUMNS, _CHANNELS = 0, 1, 2
@@ -185,6 +185,45 @@ def reduce_cost(view: ReduceView) -> Cost:
 
 
 @dataclass(frozen=True)
+class ArgMaxView:
+    """The index of the largest channel of each pixel of a row."""
+
+    source: Access
+    target: Access
+
+
+def arg_max_view(call: Call) -> ArgMaxView:
+    """Return the view of an ArgMax."""
+    assert isinstance(call.op, ArgMax)
+    return ArgMaxView(access(call.inputs[0]), access(call.output))
+
+
+def arg_max_cost(view: ArgMaxView) -> Cost:
+    """Return what compiled C takes, roughly."""
+    return Cost(20 + view.source.width * (15 + 8 * view.source.channels), 70)
+
+
+@dataclass(frozen=True)
+class L2View:
+    """The channels of each pixel of a row divided by their length."""
+
+    source: Access
+    target: Access
+    zero: int  # stored value that stands for 0
+
+
+def l2_view(call: Call) -> L2View:
+    """Return the view of an L2Normalization."""
+    source = access(call.inputs[0])
+    return L2View(source, access(call.output), call.inputs[0].tensor.zero_point - source.offset)
+
+
+def l2_cost(view: L2View) -> Cost:
+    """Return what compiled C takes, roughly."""
+    return Cost(20 + view.source.width * (330 + 38 * view.source.channels), 420)
+
+
+@dataclass(frozen=True)
 class SoftmaxView:
     """Softmax over the channels of each pixel of a row."""
 
@@ -259,6 +298,28 @@ KERNELS = (
         view=reduce_view,
         pack=no_constants,
         cost=lambda call, view: reduce_cost(view),
+    ),
+    Kernel(
+        family="arg_max",
+        template="arg_max.c.j2",
+        accepts=only(ArgMax),
+        reads=ANY,
+        writes=frozenset({INDICES32.name}),
+        needs=wide_rows,
+        view=arg_max_view,
+        pack=no_constants,
+        cost=lambda call, view: arg_max_cost(view),
+    ),
+    Kernel(
+        family="l2_normalization",
+        template="l2_normalization.c.j2",
+        accepts=only(L2Normalization),
+        reads=ANY,
+        writes=ANY,
+        needs=wide_rows,
+        view=l2_view,
+        pack=no_constants,
+        cost=lambda call, view: l2_cost(view),
     ),
     Kernel(
         family="softmax",

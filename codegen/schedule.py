@@ -31,6 +31,16 @@ class Step:
     number: int
 
 
+def steps_of(calls: Sequence[int]) -> tuple[Step, ...]:
+    """Return the steps of an order of ops: their calls are numbered as they come."""
+    done: dict[int, int] = {}
+    steps = []
+    for op in calls:
+        steps.append(Step(op, done.get(op, 0)))
+        done[op] = done.get(op, 0) + 1
+    return tuple(steps)
+
+
 class _Run:
     """One simulated run that pulls rows from the end of the network; `eager` ops run as soon as they can."""
 

@@ -8,12 +8,13 @@ from codegen import reduction
 from codegen.call import Arithmetic, Call
 from codegen.kernel import Kernel, Needs, wide
 from codegen.kernels import candidates
-from codegen.layout import PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
+from codegen.layout import INDICES32, PLANAR8, PLANAR16, SUMS32, WIDE8, WIDE16, Layout, Storage, align4
 from codegen.targets import Target
+from mnet import pairs
 from mnet.elementwise import table
 from mnet.errors import PlanError
 from mnet.graph import (
-    Add,
+    Binary,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
@@ -26,12 +27,7 @@ from mnet.graph import (
     Unary,
     inputs_of,
 )
-from mnet.oracle import (
-    Oracle,
-    Requantization,
-    add_arithmetic,
-    requantization,
-)
+from mnet.oracle import Oracle, Requantization, requantization
 from mnet.reductions import softmax_arithmetic, sum_arithmetic
 
 
@@ -146,6 +142,8 @@ def storages_of(
         usual = readers[0].kernel.needs(readers[0].op, graph, target).layout if readers else wide(target)
         if any(stage.kernel.consumes_rows for stage in makers):
             usual = SUMS32
+        if tensor.type == "int32":
+            usual = INDICES32
         found = []
         for layout in _layouts(usual, tensor, graph, target):
             needs = [_needs(reader, layout, graph, target) for reader in readers]
@@ -160,7 +158,7 @@ def storages_of(
 
 def _layouts(usual: Layout, tensor: Tensor, graph: Graph, target: Target) -> tuple[Layout, ...]:
     """Return the layouts that a tensor might have, its usual one first."""
-    if usual is SUMS32 or wide(target) is not WIDE16:
+    if usual.element_bytes == 4 or wide(target) is not WIDE16:
         return (usual,)
     others = [WIDE16, WIDE8]
     if usual.planar:
@@ -174,7 +172,7 @@ def _storage(tensor: Tensor, layout: Layout, needs: Sequence[Needs], taken: bool
     """Return a storage that does for all readers; `taken`: the tensor is an input of the network."""
     top, bottom, left, right = (max((need.padding[side] for need in needs), default=0) for side in range(4))
     channels = tensor.shape[2]
-    if target.dsp and not taken and layout is not SUMS32:
+    if target.dsp and not taken and layout.element_bytes < 4:
         channels = align4(channels)  # the blocks of the DSP kernels; the rest meets zero weights
     return Storage(
         tensor=tensor,
@@ -197,8 +195,10 @@ def _arithmetic(op: Op, graph: Graph, oracle: Oracle) -> tuple[Requantization | 
             return requantization(op, graph, oracle), None
         case Unary():
             return None, table(op, graph, oracle)
-        case Add():
-            return None, add_arithmetic(op, graph, oracle)
+        case Binary():
+            return None, pairs.table(op, graph, oracle) if pairs.is_table(op) else pairs.binary_arithmetic(
+                op, graph, oracle
+            )
         case Reduce(function=Reduction.MEAN | Reduction.SUM):
             return None, sum_arithmetic(op, graph, oracle)
         case Softmax():

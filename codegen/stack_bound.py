@@ -22,7 +22,8 @@ _TURNS, _PORT = 40, 8
 # the stack besides, block-wise depthwise ones a pointer for each row of the window.
 _COMPILED = {
     "accumulate": 96,
-    "add": 96,
+    "add": 120,
+    "arg_max": 64,
     "convolution": 256,
     "convolution_bytes": 432,
     "convolution_dsp": 280,
@@ -30,7 +31,6 @@ _COMPILED = {
     "convolution_mve": 152,
     "convolution_packed": 144,
     "convolution_shared": 200,
-    "copy": 96,
     "depthwise": 136,
     "depthwise_block": 208,
     "depthwise_dsp": 168,
@@ -38,12 +38,22 @@ _COMPILED = {
     "depthwise_narrow": 152,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
+    "extremum": 120,
+    "move": 96,
+    "move_whole": 96,
+    "rearrange": 96,
     "pool": 240,
     "lookup": 96,
+    "l2_normalization": 120,
+    "multiply": 120,
+    "prelu": 120,
     "reduce": 120,
     "reduced": 96,
+    "resize_bilinear": 120,
+    "resize_nearest": 96,
     "row_sum": 56,
     "softmax": 136,
+    "squared_difference": 120,
 }
 _BLOCK = 160  # a block-wise depthwise convolution without NAME_PORTABLE: C on ARMv7-M, C that calls assembly on ARMv6-M
 _FILL = 40

@@ -100,17 +100,17 @@ def fit(plan: Plan, generated: Path, board: Board, compiler: str, golden: Mappin
     )
     run = run_qemu(elf, board.machine, _given(plan, golden))
     expected = [golden[name] for name in plan.graph.outputs]
-    got, size = np.frombuffer(run.outputs, np.int8), sum(values.size for values in expected)
-    if got.size != size:
-        raise ToolError(f"{plan.graph.name} on {board.name} wrote {got.size:,} of {size:,} B of output")
+    size = sum(values.nbytes for values in expected)
+    if len(run.outputs) != size:
+        raise ToolError(f"{plan.graph.name} on {board.name} wrote {len(run.outputs):,} of {size:,} B of output")
     comparison = Comparison(f"C within {board.name}, {compiler}, QEMU")
     comparison.inputs = len(expected[0])
     at = 0
     for number in range(comparison.inputs):
         for label, values in zip(output_labels(plan.graph), expected, strict=True):
-            one = got[at : at + values[number].size].reshape(values[number].shape)
+            one = np.frombuffer(run.outputs, values.dtype, values[number].size, at).reshape(values[number].shape)
             comparison.compare(label, number, 0, one, values[number])
-            at += one.size
+            at += one.nbytes
     assert run.stack_bytes is not None
     found = _memory(elf, plan, board, run.stack_bytes)
     if not found.stack_painted <= found.stack_worst <= found.stack_room:

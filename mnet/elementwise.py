@@ -21,7 +21,7 @@ from mnet.fixed_point import (
     tanh,
 )
 from mnet.graph import Graph, Int8Array, Tensor, Unary, UnaryFunction
-from mnet.oracle import Curve, Oracle, Rounding, ScaleProduct, scaled
+from mnet.oracle import Curve, Oracle, Rounding, ScaleProduct, quotient, scaled
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -150,7 +150,7 @@ def _multiplier16(real: float) -> tuple[int, int]:
 def _hard_swish_scales(source: Tensor, target: Tensor, precision: ScaleProduct) -> tuple[float, float]:
     """Return the scales of the input, times 2**7, in those of the output and of x / 3 as an int16."""
     fine = source.scale / 128
-    return _ratio(fine, by=target.scale, precision=precision), _ratio(fine, by=3 / 32768, precision=precision)
+    return quotient(fine, by=target.scale, precision=precision), quotient(fine, by=3 / 32768, precision=precision)
 
 
 def _hard_swish(source: Tensor, target: Tensor, precision: ScaleProduct) -> Int64Array:
@@ -177,30 +177,21 @@ def _rescaled(x: Int64Array, scale: float, rounding: Rounding) -> Int64Array:
     return scaled(x, *quantize_multiplier(scale), rounding)
 
 
-def _ratio(*scales: float, by: float, precision: ScaleProduct) -> float:
-    """Return the product of some float32 scales over another, each step rounded to `precision`."""
-    exact = np.float32 if precision is ScaleProduct.FLOAT32 else np.float64
-    product = exact(scales[0])
-    for scale in scales[1:]:
-        product *= exact(scale)
-    return float(product / exact(by))
-
-
 def _stepwise(op: Unary, source: Tensor, target: Tensor, oracle: Oracle) -> Int64Array:
     """Return [256] results before the clamp to int8, of the functions that rescale an integer.
 
     Source: TensorFlow Lite, kernels/activations.cc (ReluPrepare, LeakyReluPrepare), elementwise.cc (AbsEvalQuantized),
     quantize.cc; kernels/internal/optimized/optimized_ops.h (ReluX), reference/leaky_relu.h, reference/requantize.h.
     """
-    x, rounding = _QUANTIZED - source.zero_point, oracle.unary
-    ratio = _ratio(source.scale, by=target.scale, precision=oracle.unary_scale)
+    x, rounding = _QUANTIZED - source.zero_point, oracle.elementwise
+    ratio = quotient(source.scale, by=target.scale, precision=oracle.elementwise_scale)
     match op.function:
         case function if function in _CLAMPS:
             low, high = clamp_of(function, target.scale, target.zero_point) or (-128, 127)
             y = _rescaled(x, ratio, rounding) + target.zero_point
             return np.minimum(np.maximum(y, low), high)  # in this order: high may lie below low
         case UnaryFunction.LEAKY_RELU:
-            slope = _ratio(source.scale, abs(op.alpha), by=target.scale, precision=oracle.unary_scale)
+            slope = quotient(source.scale, abs(op.alpha), by=target.scale, precision=oracle.elementwise_scale)
             below = _rescaled(x, slope, rounding) * (1 if op.alpha >= 0 else -1)
             return np.where(x >= 0, _rescaled(x, ratio, rounding), below) + target.zero_point
         case UnaryFunction.QUANTIZE:
@@ -210,7 +201,7 @@ def _stepwise(op: Unary, source: Tensor, target: Tensor, oracle: Oracle) -> Int6
         case UnaryFunction.NEG:  # of the quantized value itself; -(-128) wraps
             return (-_QUANTIZED + 128) % 256 - 128
         case UnaryFunction.HARD_SWISH:
-            return _hard_swish(source, target, oracle.unary_scale)
+            return _hard_swish(source, target, oracle.elementwise_scale)
         case _:
             raise ValueError(f"{op.function} is a curve")
 
@@ -252,7 +243,7 @@ def unary_words(function: UnaryFunction, oracle: Oracle) -> str:
         return Curve.FLOAT32.value
     if function is UnaryFunction.RELU6 and not oracle.relu6_rescales:
         return "a clamp that takes both scales for equal"
-    return oracle.unary.value
+    return oracle.elementwise.value
 
 
 def reason_to_refuse(op: Unary, source: Tensor, target: Tensor) -> str | None:

@@ -17,6 +17,7 @@ import tflite as schema
 from mnet.errors import ModelError
 
 _LARGEST_FILE = 1 << 28
+_MOST_OPERATORS = 4096
 _LONGEST_NAME = 1000  # bytes; also keeps searches in it short
 
 _OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
@@ -28,12 +29,15 @@ _FIELDS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # operator: (its table o
     "CONV_2D": ("Conv2DOptions", _CONVOLUTION),
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", (*_CONVOLUTION, "DepthMultiplier")),
     "FULLY_CONNECTED": ("FullyConnectedOptions", ("FusedActivationFunction", "WeightsFormat")),
+    "TRANSPOSE_CONV": ("TransposeConvOptions", ("Padding", "StrideH", "StrideW", "FusedActivationFunction")),
     "AVERAGE_POOL_2D": ("Pool2DOptions", _POOL),
     "MAX_POOL_2D": ("Pool2DOptions", _POOL),
     "ADD": ("AddOptions", ("FusedActivationFunction",)),
     "SUB": ("SubOptions", ("FusedActivationFunction",)),
     "MUL": ("MulOptions", ("FusedActivationFunction",)),
     "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
+    "ARG_MAX": ("ArgMaxOptions", ("OutputType",)),
+    "L2_NORMALIZATION": ("L2NormOptions", ("FusedActivationFunction",)),
     "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
     "LEAKY_RELU": ("LeakyReluOptions", ("Alpha",)),
     "GELU": ("GeluOptions", ("Approximate",)),
@@ -42,11 +46,14 @@ _FIELDS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # operator: (its table o
     "SPLIT": ("SplitOptions", ("NumSplits",)),
     "STRIDED_SLICE": (
         "StridedSliceOptions",
-        ("BeginMask", "EndMask", "EllipsisMask", "NewAxisMask", "ShrinkAxisMask"),
+        ("BeginMask", "EndMask", "EllipsisMask", "NewAxisMask", "ShrinkAxisMask", "Offset"),
     ),
     "PACK": ("PackOptions", ("Axis", "ValuesCount")),
     "UNPACK": ("UnpackOptions", ("Axis", "Num")),
     "GATHER": ("GatherOptions", ("Axis", "BatchDims")),
+    "MIRROR_PAD": ("MirrorPadOptions", ("Mode",)),
+    "SPACE_TO_DEPTH": ("SpaceToDepthOptions", ("BlockSize",)),
+    "DEPTH_TO_SPACE": ("DepthToSpaceOptions", ("BlockSize",)),
 }
 
 
@@ -57,6 +64,7 @@ class RawTensor:
     index: int
     name: str
     shape: tuple[int, ...]
+    signature: tuple[int, ...]  # the same, -1 for a size that is open; () where none is
     type: str
     data: npt.NDArray[np.uint8] | None  # of a constant
     scales: npt.NDArray[np.float32]
@@ -119,6 +127,11 @@ def _ints(found: Any, most: int) -> tuple[int, ...]:
     return tuple(int(value) for value in vector)
 
 
+def _shape(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape whose batch, where the file leaves it open (-1), is 1."""
+    return (1, *sizes[1:]) if sizes[:1] == (-1,) else sizes
+
+
 def _count(length: int, data: bytes) -> int:
     if length * 4 > len(data):  # every element is at least an offset of 4 bytes
         raise ValueError(f"a vector of {length} tables in {len(data)} bytes")
@@ -137,7 +150,8 @@ def _parse_tensor(model: Any, table: Any, index: int) -> RawTensor:
     return RawTensor(
         index=index,
         name=(table.Name() or b"")[:_LONGEST_NAME].decode("utf-8", "replace"),
-        shape=_ints(table.ShapeAsNumpy(), 8),
+        shape=_shape(_ints(table.ShapeAsNumpy(), 8)),
+        signature=_ints(table.ShapeSignatureAsNumpy(), 8),
         type=_TYPE_NAMES[table.Type()],
         data=data if len(data) else None,
         scales=_vector(quantization.ScaleAsNumpy() if quantization else 0).astype(np.float32, copy=False),
@@ -184,6 +198,8 @@ def parse(data: bytes, path: Path) -> RawModel:
         _count(model.BuffersLength(), data)
         tensors = range(_count(graph.TensorsLength(), data))
         operators = range(_count(graph.OperatorsLength(), data))
+        if len(operators) > _MOST_OPERATORS:
+            raise ModelError(f"{path} has {len(operators)} operators: no microcontroller runs as many.")
         return RawModel(
             operators=tuple(_parse_operator(model, graph.Operators(index), index) for index in operators),
             tensors=tuple(_parse_tensor(model, graph.Tensors(index), index) for index in tensors),

@@ -8,27 +8,35 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 import numpy as np
+import numpy.typing as npt
 
-from mnet import elementwise, reductions, windows
+from mnet import elementwise, pairs, reductions, windows
 from mnet import oracle as arithmetic
 from mnet.graph import (
-    Add,
+    ArgMax,
     AveragePool2D,
+    Binary,
+    Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
     Int8Array,
     Int32Array,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
+    Rearrange,
     Reduce,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     inputs_of,
 )
+from mnet.movement import move
 from mnet.oracle import Oracle
 
 _BATCH = 16  # inputs computed together; more only costs memory
@@ -57,8 +65,8 @@ def accumulate(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, x: I
     return sums
 
 
-def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...]) -> Int8Array:
-    """Return the output [n, height, width, channels] of one op for its inputs, each [n, height, width, channels]."""
+def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...]) -> npt.NDArray[Any]:
+    """Return the output [n, height, width, channels] of one op, of its tensor's type, for its inputs of that form."""
     x = inputs[0]
     match op:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
@@ -67,16 +75,20 @@ def compute(op: Op, graph: Graph, oracle: Oracle, inputs: tuple[Int8Array, ...])
             return windows.average_pool_2d(op, x)
         case MaxPool2D():
             return windows.max_pool_2d(op, x)
+        case Resize():
+            return windows.resize(op, x)
         case Reduce():
             return reductions.reduce(op, graph, oracle, x)
+        case L2Normalization():
+            return reductions.l2_normalize(x, graph.tensors[op.input].zero_point)
+        case ArgMax():
+            return reductions.arg_max(x)
         case Unary():
             return elementwise.table(op, graph, oracle)[x.astype(np.int16) + 128]
-        case Add():
-            return arithmetic.add(x, inputs[1], arithmetic.add_arithmetic(op, graph, oracle))
-        case Pad():
-            return windows.padded(x, op.padding, graph.tensors[op.input].zero_point)
-        case Reshape():
-            return x.reshape(len(x), *graph.tensors[op.output].shape)
+        case Binary():
+            return pairs.compute(op, graph, oracle, inputs)
+        case Pad() | Concat() | Gather() | Reshape() | Rearrange():
+            return move(op, inputs)
         case Softmax():
             return reductions.softmax(x, reductions.softmax_arithmetic(op, graph))
         case _:
@@ -113,7 +125,8 @@ def run(graph: Graph, oracle: Oracle, inputs: Mapping[str, Int8Array]) -> dict[s
     """
     count = _count(graph, inputs)
     tensors = {name: np.array(inputs[name]) for name in graph.inputs}
-    tensors |= {op.output: np.empty((count, *graph.tensors[op.output].shape), np.int8) for op in graph.ops}
+    made = (graph.tensors[op.output] for op in graph.ops)
+    tensors |= {tensor.name: np.empty((count, *tensor.shape), tensor.type) for tensor in made}
     for start in range(0, count, _BATCH):
         batch = slice(start, start + _BATCH)
         for op in graph.ops:

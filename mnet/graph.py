@@ -5,9 +5,10 @@ a vector of n values is [1, 1, n], n vectors of k values are [1, n, k]. real = s
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,18 +37,21 @@ def _windows(
     )
 
 
+_T = TypeVar("_T")
 _NO_SHAPE = (-1, -1, -1)  # of inputs that do not fit together
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An activation: int8 [height, width, channels]."""
+    """An activation: int8 [height, width, channels], but for indices."""
 
     name: str  # of the tensor in the .tflite, made unique, so that every later message can point back to it
     shape: Shape
     scale: float
     zero_point: int
     index: int = -1  # of the tensor in the .tflite, where the graph was read from one
+    type: str = "int8"  # or int32: indices without a scale, an output that nothing reads
+    outside: str = "int8"  # what an input or output is in the file, where that differs: float32, uint8, int64
     live: tuple[int, ...] = ()  # channels of the file's tensor that simplification left, in order; () = all of them
     constants: tuple[tuple[int, int], ...] = ()  # (channel of the file's tensor, quantized value) of those folded away
 
@@ -167,6 +171,30 @@ class MaxPool2D:
 Pool2D = AveragePool2D | MaxPool2D
 
 
+class Sampling(Enum):
+    """How a Resize makes a pixel."""
+
+    NEAREST = "nearest"  # the pixel that lies nearest
+    BILINEAR = "bilinear"  # of four around, each weighted by how near it is
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The same picture in another number of rows and columns."""
+
+    name: str
+    input: str
+    output: str
+    sampling: Sampling
+    size: tuple[int, int]  # rows, columns of the output
+    align_corners: bool  # the centres of the pixels in the corners stay where they are
+    half_pixel_centers: bool  # centres of pixels lie at 0.5, 1.5, ... instead of 0, 1, ...
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (*self.size, source[2])
+
+
 @dataclass(frozen=True)
 class Reduce:
     """One value for all that lie along some axes, which become 1 long."""
@@ -181,6 +209,19 @@ class Reduce:
         """Return the shape that the input and the attributes make."""
         height, width, channels = (1 if axis in self.axes else size for axis, size in enumerate(source))
         return (height, width, channels)
+
+
+@dataclass(frozen=True)
+class ArgMax:
+    """The index of the largest channel of each pixel, the first of equals, as int32; the end of a network."""
+
+    name: str
+    input: str
+    output: str
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return (source[0], source[1], 1)
 
 
 class UnaryFunction(Enum):
@@ -219,33 +260,113 @@ class Unary:
         return source
 
 
-@dataclass(frozen=True)
-class Add:
-    """Elementwise sum of two tensors of one shape, each with its own scale."""
+class BinaryFunction(Enum):
+    """What is done to each two values, by the name of the operator in the file."""
+
+    ADD = "ADD"
+    SUB = "SUB"
+    MUL = "MUL"
+    MAXIMUM = "MAXIMUM"
+    MINIMUM = "MINIMUM"
+    SQUARED_DIFFERENCE = "SQUARED_DIFFERENCE"
+    PRELU = "PRELU"  # the second value is the slope where the first is negative
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An operand that is part of the network."""
+
+    values: Int8Array  # [height or 1, width or 1, channels or 1], read-only
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, eq=False)
+class Binary:
+    """A function of two values, of each two; an operand of size 1 along an axis has one value for all of it."""
 
     name: str
-    inputs: tuple[str, str]
+    inputs: tuple[str, ...]  # two activations, or the one that is no constant
     output: str
+    function: BinaryFunction
     activation: tuple[int, int]
+    constant: Constant | None = None
+    constant_first: bool = False  # the constant is the first operand, else the second
 
-    def output_shape(self, first: Shape, second: Shape) -> Shape:
-        """Return the shape that the inputs make."""
-        return first if first == second else _NO_SHAPE
+    def operands(self, sources: Sequence[_T], constant: _T) -> tuple[_T, _T]:
+        """Return what belongs to the first and the second operand, of what belongs to the inputs and the constant."""
+        if self.constant is None:
+            first, second = sources
+            return first, second
+        (source,) = sources
+        return (constant, source) if self.constant_first else (source, constant)
+
+    def output_shape(self, *sources: Shape) -> Shape:
+        """Return the shape that the inputs and the constant make."""
+        constant = () if self.constant is None else self.constant.values.shape
+        try:
+            height, width, channels = np.broadcast_shapes(*self.operands(sources, constant))
+        except ValueError:
+            return _NO_SHAPE
+        return (height, width, channels)
 
 
 @dataclass(frozen=True)
 class Pad:
-    """Rows and columns of the zero_point around a tensor."""
+    """One value around a tensor: rows, columns, channels of it."""
 
     name: str
     input: str
     output: str
     padding: tuple[int, int, int, int]  # top, bottom, left, right
+    channels: tuple[int, int]  # before and after the tensor's own
+    value: int  # quantized
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that the input and the attributes make."""
         top, bottom, left, right = self.padding
-        return (source[0] + top + bottom, source[1] + left + right, source[2])
+        return (source[0] + top + bottom, source[1] + left + right, source[2] + sum(self.channels))
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Tensors one behind the other along an axis; all else of their shapes is equal."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    axis: int  # of [height, width, channels]
+
+    def output_shape(self, *sources: Shape) -> Shape:
+        """Return the shape that the inputs make."""
+        others = {(*shape[: self.axis], 0, *shape[self.axis + 1 :]) for shape in sources}
+        if len(others) != 1:
+            return _NO_SHAPE
+        together = sum(shape[self.axis] for shape in sources)
+        height, width, channels = (together if axis == self.axis else size for axis, size in enumerate(sources[0]))
+        return height, width, channels
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Some rows, columns and channels by their numbers: slices of any step, parts, mirrored edges, repetitions."""
+
+    name: str
+    input: str
+    output: str
+    rows: tuple[int, ...]  # of the input, one for each row of the output
+    columns: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    @property
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """Return the numbers along each axis."""
+        return (self.rows, self.columns, self.channels)
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        inside = all(min(taken) >= 0 and max(taken) < size for taken, size in zip(self.numbers, source, strict=True))
+        return (len(self.rows), len(self.columns), len(self.channels)) if inside else _NO_SHAPE
 
 
 @dataclass(frozen=True)
@@ -263,8 +384,42 @@ class Reshape:
 
 
 @dataclass(frozen=True)
+class Rearrange:
+    """A transposition between two reshapes: TRANSPOSE, SPACE_TO_DEPTH, DEPTH_TO_SPACE, a shuffle of channels.
+
+    out = in.reshape(view).transpose(permutation).reshape(shape), as NumPy has it. `mnet.movement.rearrange` makes the
+    one of fewest axes.
+    """
+
+    name: str
+    input: str
+    output: str
+    view: tuple[int, ...]
+    permutation: tuple[int, ...]  # of the axes of the view
+    shape: Shape
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        fits = math.prod(self.shape) == math.prod(source) == math.prod(self.view)
+        return self.shape if fits and sorted(self.permutation) == list(range(len(self.view))) else _NO_SHAPE
+
+
+@dataclass(frozen=True)
+class L2Normalization:
+    """The channels of each pixel divided by their Euclidean length."""
+
+    name: str
+    input: str
+    output: str
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that the input and the attributes make."""
+        return source
+
+
+@dataclass(frozen=True)
 class Softmax:
-    """Softmax over the channels of [1, 1, channels]."""
+    """Softmax over the channels of each pixel."""
 
     name: str
     input: str
@@ -276,24 +431,26 @@ class Softmax:
         return source
 
 
+Move = Pad | Concat | Gather | Reshape | Rearrange  # ops that move values and change none
 Op = (
     Conv2D
     | DepthwiseConv2D
     | FullyConnected
-    | AveragePool2D
-    | MaxPool2D
+    | Pool2D
+    | Resize
     | Reduce
+    | ArgMax
     | Unary
-    | Add
-    | Pad
-    | Reshape
+    | Binary
+    | L2Normalization
     | Softmax
+    | Move
 )
 
 
 def inputs_of(op: Op) -> tuple[str, ...]:
     """Return the names of the activations that `op` reads."""
-    return op.inputs if isinstance(op, Add) else (op.input,)
+    return op.inputs if isinstance(op, Binary | Concat) else (op.input,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,6 +513,8 @@ def check_graph(graph: Graph) -> Graph:
         for name in inputs_of(op):
             if name not in made:
                 raise ModelError(f"{graph.name}, {op.name}: reads {name!r} before it is made")
+            if graph.tensors[name].type != "int8":
+                raise ModelError(f"{graph.name}, {op.name}: reads {name!r}, which is {graph.tensors[name].type}")
         if op.output in made:
             raise ModelError(f"{graph.name}, {op.name}: {op.output!r} is made twice")
         made.add(op.output)

@@ -1,12 +1,15 @@
 """Run LiteRT, with any of its sets of kernels, and hand back every tensor that a Graph knows."""
 
+import struct
 import warnings
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
 import numpy as np
+import tflite as schema
 
+from mnet.edges import from_quantized
 from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Graph, Int8Array
 
@@ -17,6 +20,20 @@ class Kernels(Enum):
     REFERENCE = "BUILTIN_REF"  # plain loops, the specification
     OPTIMISED = "BUILTIN_WITHOUT_DEFAULT_DELEGATES"  # the library's own fast ones: ruy, NEON or SSE
     XNNPACK = "BUILTIN"  # what an application gets by default: the XNNPACK delegate wherever it takes an operator
+
+
+def _registered(data: bytes) -> bytes:
+    """Return a model whose TILE operators have the newest version that LiteRT's table of reference kernels knows.
+
+    The kernel is the one of newer versions, and takes int8; only the table stops at 2 (kernels/register_ref.cc).
+    """
+    changed = bytearray(data)
+    model = schema.Model.GetRootAs(data, 0)
+    for code in (model.OperatorCodes(number) for number in range(model.OperatorCodesLength())):
+        field = code._tab.Offset(8)  # of `version` in the schema's OperatorCode
+        if code.BuiltinCode() == schema.BuiltinOperator.TILE and field and code.Version() > 2:
+            struct.pack_into("<i", changed, code._tab.Pos + field, 2)
+    return bytes(changed)
 
 
 def run_litert(
@@ -38,12 +55,12 @@ def run_litert(
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
         raise MissingToolError("LiteRT is missing: pip install ai-edge-litert") from error
-    source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
+    data = model if isinstance(model, bytes) else model.read_bytes()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that all tensors are kept takes memory: they are what is wanted
             interpreter = Interpreter(
-                **source,
+                model_content=_registered(data) if kernels is Kernels.REFERENCE else data,
                 experimental_op_resolver_type=OpResolverType[kernels.value],
                 experimental_preserve_all_tensors=True,
             )
@@ -52,12 +69,12 @@ def run_litert(
         raise ToolError(f"LiteRT refuses {graph.name}: {error}") from error
     details = interpreter.get_input_details()  # in the order of the file, as the graph's are
     count = len(inputs[graph.inputs[0]])
-    tensors = {
-        name: np.empty((count, *tensor.shape), np.int8) for name, tensor in graph.tensors.items() if tensor.index >= 0
-    }
+    known = [tensor for tensor in graph.tensors.values() if tensor.index >= 0]
+    tensors = {tensor.name: np.empty((count, *tensor.shape), tensor.type) for tensor in known}
     for number in range(count):
         for name, detail in zip(graph.inputs, details, strict=True):
-            interpreter.set_tensor(detail["index"], inputs[name][number].reshape(detail["shape"]))
+            given = from_quantized(graph.tensors[name], inputs[name][number])
+            interpreter.set_tensor(detail["index"], given.reshape(detail["shape"]))
         interpreter.invoke()
         for name, values in tensors.items():
             tensor = graph.tensors[name]

@@ -1,6 +1,7 @@
 """What an operator of a .tflite file takes and makes, checked: activations, constants, weights, windows."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from mnet.axes import axes_of, shape_of
 from mnet.elementwise import clamp_of
 from mnet.errors import ModelError
 from mnet.flatbuffer import RawModel, RawOperator, RawTensor
-from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction
+from mnet.graph import Int8Array, Int32Array, Op, Reshape, Shape, Tensor, UnaryFunction, inputs_of
 from mnet.layer_names import unique
 
+# Outside of these no model has its scales, and what runtimes compute in float32 of two of them would leave its range.
+_SMALLEST_SCALE, _LARGEST_SCALE = 2.0**-60, 2.0**60
 _LARGEST_ACTIVATION = 1 << 26  # bytes; far beyond any microcontroller, and small enough to compute with
 
 
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     array = np.require(array, requirements=["C", "ALIGNED"])  # a view of the file where that will do
     array.flags.writeable = False
     return array
@@ -112,7 +115,7 @@ class Operands:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}: the batch must be 1.')
         if any(size < 1 for size in tensor.shape) or math.prod(tensor.shape) > _LARGEST_ACTIVATION:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}, which no microcontroller can hold.')
-        scale, zero_point = self._quantization(tensor)
+        scale, zero_point = self.quantization(tensor)
         self.tensors[tensor.index] = Tensor(name, shape_of(tensor.shape), scale, zero_point, tensor.index)
         return name
 
@@ -164,12 +167,13 @@ class Operands:
         between = self.intermediate(f"{target.name}/{name}", shape, target)
         return between.name, [Reshape(f"{name}_reshape", between.name, target.name, target.shape)]
 
-    def _quantization(self, tensor: RawTensor) -> tuple[float, int]:
+    def quantization(self, tensor: RawTensor) -> tuple[float, int]:
+        """Return scale and zero_point of an int8 tensor that has one of each."""
         name = self.names[tensor.index]
         if len(tensor.scales) != 1 or len(tensor.zero_points) != 1:
-            raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; an int8 activation has one.')
+            raise self.fail(f'tensor "{name}" has {len(tensor.scales)} scales; one is needed.')
         scale, zero_point = float(tensor.scales[0]), int(tensor.zero_points[0])
-        if not (math.isfinite(scale) and scale > 0 and -128 <= zero_point <= 127):
+        if not (_SMALLEST_SCALE <= scale <= _LARGEST_SCALE and -128 <= zero_point <= 127):
             raise self.fail(f'tensor "{name}" has scale {scale} and zero_point {zero_point}; the file is damaged.')
         return scale, zero_point
 
@@ -186,9 +190,20 @@ class Operands:
             tensor.data
         ):
             raise self.fail(f'{what} "{name}" has shape {list(tensor.shape)} but {len(tensor.data)} bytes.')
-        return _read_only(
+        return read_only(
             tensor.data.view(np.dtype(dtype).newbyteorder("<")).reshape(tensor.shape).astype(dtype, copy=False)
         )
+
+    def integers(self, tensor: RawTensor, what: str) -> npt.NDArray[Any]:
+        """Return a constant of int32 or int64 in its shape, read-only."""
+        return self.constant(tensor, "int64" if tensor.type == "int64" else "int32", what)
+
+    def number(self, tensor: RawTensor, what: str) -> int:
+        """Return a constant of one integer."""
+        values = self.integers(tensor, what)
+        if values.size != 1:
+            raise self.fail(f"has {values.size} values for its {what}; the file is damaged.")
+        return int(values.reshape(-1)[0])
 
     def weights(self, tensor: RawTensor, rank: int, axis: int) -> tuple[Int8Array, npt.NDArray[np.float64]]:
         """Return int8 weights and one scale per channel of `axis`."""
@@ -204,26 +219,79 @@ class Operands:
                 f'weights "{name}" have {len(scales)} scales along dimension {tensor.quantized_dimension}; '
                 f"one, or {channels} along dimension {axis}, are needed."
             )
-        if not (np.isfinite(scales).all() and (scales > 0).all()):
-            raise self.fail(f'weights "{name}" have a scale that is not positive; the file is damaged.')
+        if not ((scales >= _SMALLEST_SCALE) & (scales <= _LARGEST_SCALE)).all():
+            raise self.fail(f'weights "{name}" have a scale that is not positive, or extreme; the file is damaged.')
         if tensor.zero_points.any():
             raise self.fail(f'weights "{name}" have a zero_point other than 0: quantize the model again with int8.')
-        return weights, _read_only(np.broadcast_to(scales, channels).copy())
+        return weights, read_only(np.broadcast_to(scales, channels).copy())
 
-    def bias(self, operator: RawOperator, channels: int) -> Int32Array:
-        if len(operator.inputs) < 3 or operator.inputs[2] == -1:
-            return _read_only(np.zeros(channels, np.int32))
-        bias: Int32Array = self.constant(self.operand(operator, 2), "int32", "bias")
+    def bias(self, operator: RawOperator, channels: int, position: int = 2) -> Int32Array:
+        """Return the bias of a convolution, zeros where it has none."""
+        if len(operator.inputs) <= position or operator.inputs[position] == -1:
+            return read_only(np.zeros(channels, np.int32))
+        bias: Int32Array = self.constant(self.operand(operator, position), "int32", "bias")
         if bias.size != channels:
             raise self.fail(f"has {channels} output channels but {bias.size} biases.")
         return bias.reshape(channels)
 
-    def output(self, operator: RawOperator) -> Tensor:
+    def output(self, operator: RawOperator, position: int | None = None) -> Tensor:
+        """Return an output, or the only one."""
+        if position is None and len(operator.outputs) != 1:
+            raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
+        tensor = self.raw(operator.outputs[position or 0])
+        self.activation(tensor)
+        return self.tensors[tensor.index]
+
+    def indices(self, operator: RawOperator, shape: Shape) -> Tensor:
+        """Return the output of an operator that makes int32 or int64 indices: it must be an output of the model.
+
+        Raises:
+            ModelError: it is of another type or number, or something reads it.
+        """
         if len(operator.outputs) != 1:
             raise self.fail(f"has {len(operator.outputs)} outputs, one is needed.")
         tensor = self.raw(operator.outputs[0])
-        self.activation(tensor)
-        return self.tensors[tensor.index]
+        if tensor.type not in ("int32", "int64") or math.prod(tensor.shape) != math.prod(shape):
+            raise self.fail(f"makes {tensor.type} {list(tensor.shape)} of {list(shape)}; the file is damaged.")
+        reader = next((other for other in self.model.operators if tensor.index in other.inputs), None)
+        if reader or tensor.index not in self.model.outputs:
+            whose = f"{reader.kind} reads its result" if reader else "its result is no output of the model"
+            raise self.fail(f"{whose}: only the end of a model can be indices.")
+        outside = "int64" if tensor.type == "int64" else "int8"
+        made = Tensor(self.names[tensor.index], shape, 1.0, 0, tensor.index, "int32", outside)
+        self.tensors[tensor.index] = made
+        return made
+
+    def makes(self, operator: RawOperator, shape: Sequence[int], position: int = 0) -> None:
+        """Refuse a file that gives an output another shape than the operator makes; one that is open gets this one."""
+        tensor = self.raw(operator.outputs[position])
+        if tensor.shape == tuple(shape):
+            return
+        fits = len(tensor.signature) == len(shape) and all(
+            found in (-1, size) for found, size in zip(tensor.signature, shape, strict=True)
+        )
+        if not fits:
+            raise self.fail(f"makes {list(shape)}, but its output has shape {list(tensor.shape)}; the file is damaged.")
+        self._settle(replace(tensor, shape=tuple(shape)))
+
+    def settle(self, op: Op) -> None:
+        """Give an activation whose shape the file leaves open the one that its op makes."""
+        by_name = {tensor.name: (index, tensor) for index, tensor in self.tensors.items()}
+        shape = op.output_shape(*(by_name[name][1].shape for name in inputs_of(op)))
+        index, known = by_name[op.output]
+        if index < 0 or known.shape == shape or min(shape) < 1:
+            return
+        tensor = self.raw(index)
+        rank = len(tensor.shape)
+        whole = (1,) * (rank - 3) + shape[3 - min(rank, 3) :]
+        if -1 in tensor.signature[1:] and math.prod(whole) == math.prod(shape):
+            self._settle(replace(tensor, shape=whole))
+
+    def _settle(self, tensor: RawTensor) -> None:
+        tensors = (*self.model.tensors[: tensor.index], tensor, *self.model.tensors[tensor.index + 1 :])
+        self.model = replace(self.model, tensors=tensors)
+        if tensor.index in self.tensors:
+            self.tensors[tensor.index] = replace(self.tensors[tensor.index], shape=shape_of(tensor.shape))
 
     def input(self, operator: RawOperator, position: int = 0) -> Tensor:
         tensor = self.operand(operator, position)

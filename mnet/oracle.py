@@ -21,7 +21,6 @@ from mnet.fixed_point import (
     quantize_multiplier,
 )
 from mnet.graph import (
-    Add,
     Conv2D,
     Dense,
     DepthwiseConv2D,
@@ -73,11 +72,10 @@ class Oracle:
     fully_connected: Rounding
     fully_connected_scale: ScaleProduct  # of a per-tensor FULLY_CONNECTED; all else is FLOAT64
     fully_connected_per_channel: Rounding
-    add: Rounding
+    elementwise: Rounding  # of ADD, MUL, RELU, QUANTIZE, ...: whatever rescales each value
+    elementwise_scale: ScaleProduct  # of MUL, PRELU, RELU, LEAKY_RELU, ABS, HARD_SWISH; of the others FLOAT64
     sums: Rounding  # of MEAN and SUM
     sum_is_signed: bool  # SUM reads int8 as int8
-    unary: Rounding  # of RELU, LEAKY_RELU, QUANTIZE, ABS: whatever only rescales
-    unary_scale: ScaleProduct  # how its scales are multiplied and divided; QUANTIZE is always FLOAT64
     curve: Curve
     relu6_rescales: bool  # RELU6 as an operator of its own; otherwise both its scales count as equal
     functions: frozenset[UnaryFunction]  # that the runtime has for int8
@@ -87,10 +85,10 @@ class Oracle:
 # LiteRT's reference kernels (OpResolverType.BUILTIN_REF), ai-edge-litert 2.3.
 # Convolutions: kernels/internal/reference/integer_ops/conv.h and depthwise_conv.h. FULLY_CONNECTED:
 # integer_ops/fully_connected.h, "receives the scales in float and performs requant in float to avoid loss of
-# precision". ADD: reference/add.h. MEAN: reference/reduce.h, QuantizedMeanOrSum. SUM: kernels/reduce.cc, where the
-# reference form of QuantizedMeanOrSum takes every input for uint8: on int8 its results make no sense. Functions of one
-# value: activations.cc, elementwise.cc, exp.cc, neg.cc, quantize.cc; curves through LUTPopulate
-# (kernels/internal/common.h); register_ref.cc has no ELU.
+# precision". ADD, SUB, MUL: reference/add.h, reference/sub.h, reference/integer_ops/mul.h. MEAN: reference/reduce.h,
+# QuantizedMeanOrSum. SUM: kernels/reduce.cc, where the reference form of QuantizedMeanOrSum takes every input
+# for uint8: on int8 its results make no sense. Functions of one value: activations.cc, elementwise.cc, exp.cc, neg.cc,
+# quantize.cc; curves through LUTPopulate (kernels/internal/common.h); register_ref.cc has no ELU.
 LITERT = Oracle(
     name="litert",
     convolution=Rounding.DOUBLE,
@@ -98,11 +96,10 @@ LITERT = Oracle(
     fully_connected=Rounding.REAL,
     fully_connected_scale=ScaleProduct.FLOAT64,
     fully_connected_per_channel=Rounding.REAL,
-    add=Rounding.DOUBLE,
+    elementwise=Rounding.DOUBLE,
+    elementwise_scale=ScaleProduct.FLOAT32,
     sums=Rounding.DOUBLE,
     sum_is_signed=False,
-    unary=Rounding.DOUBLE,
-    unary_scale=ScaleProduct.FLOAT32,
     curve=Curve.FLOAT32,
     relu6_rescales=True,
     functions=frozenset(UnaryFunction) - {UnaryFunction.ELU},
@@ -118,11 +115,10 @@ TFLM = Oracle(
     fully_connected=Rounding.DOUBLE,
     fully_connected_scale=ScaleProduct.FLOAT32,
     fully_connected_per_channel=Rounding.DOUBLE,
-    add=Rounding.DOUBLE,
+    elementwise=Rounding.DOUBLE,
+    elementwise_scale=ScaleProduct.FLOAT64,  # of the package; sources up to August 2026 divide in float32
     sums=Rounding.DOUBLE,
     sum_is_signed=True,
-    unary=Rounding.DOUBLE,
-    unary_scale=ScaleProduct.FLOAT64,  # of the package; sources up to August 2026 divide in float32
     curve=Curve.FIXED,
     relu6_rescales=False,
     functions=frozenset(
@@ -167,6 +163,15 @@ def scaled(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, ro
             raise ValueError("Rounding.REAL needs the scale itself")
         case _:
             assert_never(rounding)
+
+
+def quotient(*scales: float, by: float, precision: ScaleProduct) -> float:
+    """Return the product of some float32 scales over another, each step rounded to `precision`."""
+    exact = np.float32 if precision is ScaleProduct.FLOAT32 else np.float64
+    product = exact(scales[0])
+    for scale in scales[1:]:
+        product *= exact(scale)
+    return float(product / exact(by))
 
 
 def requantization(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Graph, oracle: Oracle) -> Requantization:
@@ -219,62 +224,3 @@ def accumulator_bound(op: Conv2D | DepthwiseConv2D | FullyConnected, graph: Grap
     axes = (0, 1) if isinstance(op, DepthwiseConv2D) else tuple(range(1, op.weights.ndim))
     bound: Int64Array = np.abs(op.weights.astype(np.int64)).sum(axis=axes) * widest + np.abs(op.bias.astype(np.int64))
     return bound
-
-
-@dataclass(frozen=True)
-class AddArithmetic:
-    """The integers of one ADD.
-
-    With multiply = one scaling as `rounding` says, out = zero_point + multiply(sum over both inputs of
-    multiply((q - input_zero_point) << left_shift, input multiplier, input shift), output_multiplier, output_shift).
-    """
-
-    left_shift: int
-    input_zero_points: tuple[int, int]
-    input_multipliers: tuple[int, int]
-    input_shifts: tuple[int, int]  # not positive
-    output_multiplier: int
-    output_shift: int  # not positive
-    zero_point: int
-    activation: tuple[int, int]
-    rounding: Rounding
-
-
-def add_arithmetic(op: Add, graph: Graph, oracle: Oracle) -> AddArithmetic:
-    """Return the integers that `oracle` derives from the three scales of `op`.
-
-    Source: TensorFlow Lite, kernels/add.cc, Prepare (8 bit: left shift 20).
-    """
-    left_shift = 20
-    first, second = (graph.tensors[name] for name in op.inputs)
-    target = graph.tensors[op.output]
-    twice_largest = 2.0 * max(first.scale, second.scale)
-    multiplier_1, shift_1 = quantize_multiplier(first.scale / twice_largest)
-    multiplier_2, shift_2 = quantize_multiplier(second.scale / twice_largest)
-    output_multiplier, output_shift = quantize_multiplier(twice_largest / ((1 << left_shift) * target.scale))
-    return AddArithmetic(
-        left_shift=left_shift,
-        input_zero_points=(first.zero_point, second.zero_point),
-        input_multipliers=(multiplier_1, multiplier_2),
-        input_shifts=(shift_1, shift_2),
-        output_multiplier=output_multiplier,
-        output_shift=output_shift,
-        zero_point=target.zero_point,
-        activation=op.activation,
-        rounding=oracle.add,
-    )
-
-
-def add(first: Int8Array, second: Int8Array, how: AddArithmetic) -> Int8Array:
-    """Return the int8 sum of two int8 arrays of one shape.
-
-    Source: TensorFlow Lite, kernels/internal/reference/add.h, AddElementwise.
-    """
-    total = sum(
-        scaled((value.astype(np.int64) - zero_point) << how.left_shift, multiplier, shift, how.rounding)
-        for value, zero_point, multiplier, shift in zip(
-            (first, second), how.input_zero_points, how.input_multipliers, how.input_shifts, strict=True
-        )
-    )
-    values = scaled(total, how.output_multiplier, how.output_shift, how.rounding)
-    return np.clip(values + how.zero_point, *how.activation).astype(np.int8)

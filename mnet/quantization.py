@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from mnet.architecture import import_keras, quiet
 from mnet.datasets import Images, Labels, balanced_choice, batches
+from mnet.edges import from_quantized
 from mnet.errors import MnetError, ModelError
 from mnet.recipes import Normalization
 from mnet.runs import MODEL_FILE, read_run, write_atomically
 from mnet.sources import load
+from mnet.tflite import parse_model
 from mnet.training import TrainingOptions, load_split
 
 Int8Array = npt.NDArray[np.int8]
@@ -189,7 +191,7 @@ def evaluate_int8(path: Path, x: Images, y: Labels) -> Accuracy:
     """Return the accuracy of an int8 .tflite on byte images, by LiteRT's reference kernels, the default oracle.
 
     Args:
-        path: the model.
+        path: the model. Its input may be float32 or uint8 up to a QUANTIZE; its output scores, or the class itself.
         x: [images, height, width, channels]; the model gets byte - 128.
         y: labels.
 
@@ -198,11 +200,13 @@ def evaluate_int8(path: Path, x: Images, y: Labels) -> Accuracy:
     """
     if len(y) != len(x):
         raise MnetError(f"{len(x)} images and {len(y)} labels do not fit together.")
-    return Accuracy(int(np.sum(run_int8(path, x).argmax(axis=1) == y)), len(x), "LiteRT, reference kernels")
+    made = run_int8(path, x)
+    classes = made[:, 0] if made.dtype in (np.int32, np.int64) else made.argmax(axis=1)
+    return Accuracy(int(np.sum(classes == y)), len(x), "LiteRT, reference kernels")
 
 
-def run_int8(path: Path, x: Images) -> Int8Array:
-    """Return the outputs [images, classes] of an int8 .tflite for byte images, by LiteRT's reference kernels."""
+def run_int8(path: Path, x: Images) -> npt.NDArray[Any]:
+    """Return the outputs [images, values] of an int8 .tflite for byte images, by LiteRT's reference kernels."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -210,12 +214,16 @@ def run_int8(path: Path, x: Images) -> Int8Array:
     interpreter = _interpreter(content, str(path))
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     _check_images(path, tuple(int(n) for n in source["shape"][1:]), x, None)
+    given: npt.NDArray[Any] = (x ^ 0x80).view(np.int8)  # byte - 128
+    if source["dtype"] != np.int8:
+        graph = parse_model(content, path)
+        given = from_quantized(graph.tensors[graph.inputs[0]], given)
     outputs = []
-    for image in (x ^ 0x80).view(np.int8):  # byte - 128
+    for image in given:
         interpreter.set_tensor(source["index"], image[None])
         interpreter.invoke()
         outputs.append(interpreter.get_tensor(target["index"]).reshape(-1))
-    return np.array(outputs, np.int8)
+    return np.array(outputs, target["dtype"])
 
 
 def _ends(content: bytes) -> list[tuple[float, int]]:

@@ -9,12 +9,14 @@ import numpy.typing as npt
 
 from mnet.fixed_point import (
     exp_on_negative_values,
+    inverse_square_root,
+    multiply_rounding_twice,
     quantize_multiplier,
     reciprocal,
     rounding_divide_by_power_of_two,
     saturating_rounding_doubling_high_multiply,
 )
-from mnet.graph import Graph, Int8Array, Reduce, Reduction, Softmax
+from mnet.graph import Graph, Int8Array, Int32Array, Reduce, Reduction, Softmax
 from mnet.oracle import Oracle, Rounding, scaled
 
 
@@ -68,6 +70,24 @@ def reduce(op: Reduce, graph: Graph, oracle: Oracle, x: Int8Array) -> Int8Array:
             return np.asarray(x.min(axis=axes, keepdims=True))
         case _:
             assert_never(op.function)
+
+
+def l2_normalize(x: Int8Array, zero_point: int) -> Int8Array:
+    """Return x divided by the length of its last axis, of scale 1/128 and zero_point 0.
+
+    Source: TensorFlow Lite, kernels/internal/reference/integer_ops/l2normalization.h, L2Normalization.
+    """
+    values = x.astype(np.int64) - zero_point
+    root, bits = inverse_square_root((values * values).sum(axis=-1, keepdims=True))
+    return np.clip(multiply_rounding_twice(values, root, 7 - bits), -128, 127).astype(np.int8)
+
+
+def arg_max(x: Int8Array) -> Int32Array:
+    """Return the index of the largest value of the last axis, which becomes 1 long; of equals the first.
+
+    Source: TensorFlow Lite, kernels/internal/reference/arg_min_max.h, ArgMinMax.
+    """
+    return np.asarray(x.argmax(axis=-1, keepdims=True), np.int32)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from mnet.elementwise import unary_words
-from mnet.graph import Add, Conv2D, Dense, DepthwiseConv2D, FullyConnected, Op, Reduce, Reduction, Softmax, Unary
+from mnet.graph import (
+    Binary,
+    BinaryFunction,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    FullyConnected,
+    Op,
+    Reduce,
+    Reduction,
+    Softmax,
+    Unary,
+)
 from mnet.oracle import ORACLES, Oracle, ScaleProduct
 
 _TWICE_UPWARDS = "saturating rounding doubling high multiply, then rounding shift with halves upwards"
@@ -26,7 +38,7 @@ _WORDS: Mapping[str, Mapping[type[Any], str]] = {
         Conv2D: _IN_FLOAT,
         DepthwiseConv2D: _IN_FLOAT,
         FullyConnected: _IN_FLOAT,
-        Add: "both inputs times multipliers of 21 bits, one shift of the sum with halves upwards",
+        Binary: "both inputs times multipliers of 21 bits, one shift of the sum with halves upwards",
         Reduce: "the sum times the scale plus the zero point in single precision, rounded with halves to even",
         Softmax: _TABLE,
     },
@@ -38,6 +50,8 @@ def rounding_of(op: Op, runtime: str) -> str:
     if runtime in ORACLES:
         return _of_oracle(op, ORACLES[runtime])
     if isinstance(op, Reduce) and (op.function is not Reduction.MEAN or op.axes != (0, 1)):
+        return ""
+    if isinstance(op, Binary) and op.function is not BinaryFunction.ADD:
         return ""
     kind = FullyConnected if isinstance(op, Conv2D) and op.dense else type(op)
     return _WORDS.get(runtime, {}).get(kind, "")
@@ -56,8 +70,10 @@ def _of_oracle(op: Op, oracle: Oracle) -> str:
             return oracle.fully_connected.value + (", the scales multiplied as float32" if in_float else "")
         case Unary():
             return f"{op.function.value}: {unary_words(op.function, oracle)}"
-        case Add():
-            return oracle.add.value
+        case Binary(function=BinaryFunction.MAXIMUM | BinaryFunction.MINIMUM):
+            return "one of the quantized values, whatever the scales"
+        case Binary():
+            return oracle.elementwise.value
         case Reduce(function=Reduction.MEAN | Reduction.SUM):
             return oracle.sums.value
         case Softmax():

@@ -1,5 +1,6 @@
 """`mnet show`: every stage on the way from model to machine code, as text."""
 
+import itertools
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,17 +16,23 @@ from mnet import __version__, toolchain
 from mnet.errors import MnetError, ModelError, ToolError
 from mnet.graph import (
     AXES,
-    Add,
+    ArgMax,
     AveragePool2D,
+    Binary,
+    Concat,
     Conv2D,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
+    L2Normalization,
     MaxPool2D,
     Op,
     Pad,
+    Rearrange,
     Reduce,
     Reshape,
+    Resize,
     Softmax,
     Unary,
     inputs_of,
@@ -123,18 +130,43 @@ def _attributes(op: Op) -> str:
             return ", ".join(words)
         case AveragePool2D() | MaxPool2D():
             return f"window {_by(op.kernel)}, stride {_by(op.stride)}"
+        case Resize():
+            words = [op.sampling.value]
+            words += ["align corners"] * op.align_corners + ["half pixel centers"] * op.half_pixel_centers
+            return ", ".join(words)
         case Pad():
-            return f"padding {','.join(map(str, op.padding))}"
+            return f"padding {','.join(map(str, (*op.padding, *op.channels)))}, value {op.value}"
+        case Concat():
+            return f"along {AXES[op.axis]}"
+        case Gather():
+            return ", ".join(f"{word} {_numbers(taken)}" for word, taken in zip(AXES, op.numbers, strict=True))
+        case Rearrange():
+            return f"as {_by(op.view)}, axes {','.join(map(str, op.permutation))}"
         case FullyConnected():
             return op.dense.value
         case Reduce():
             return f"{op.function.value} over {' and '.join(AXES[axis] for axis in op.axes) or 'nothing'}"
         case Unary():
             return op.function.value + (f" {op.alpha:.9g}" if op.alpha else "")
-        case Add() | Reshape() | Softmax():
+        case Binary():
+            return op.function.value + (f", constant {_by(op.constant.values.shape)}" if op.constant else "")
+        case ArgMax() | L2Normalization() | Reshape() | Softmax():
             return ""
         case _:
             assert_never(op)
+
+
+def _numbers(taken: Sequence[int]) -> str:
+    """Return numbers in words, as a slice where they are one.
+
+    >>> _numbers((2, 3, 4)), _numbers((4, 2, 0)), _numbers((5,)), _numbers((1, 0, 1))
+    ('2:5', '4::-2', '5', '1,0,1')
+    """
+    step = taken[1] - taken[0] if len(taken) > 1 else 1
+    if len(taken) == 1 or any(b - a != step for a, b in itertools.pairwise(taken)):
+        return ",".join(map(str, taken))
+    end = taken[-1] + step
+    return f"{taken[0]}:{'' if end < 0 else end}{'' if step == 1 else f':{step}'}"
 
 
 def _detail(prepared: Prepared, graph: Graph, op: Op) -> str:
@@ -250,7 +282,8 @@ def _memory(plan: Plan, layer: str | None) -> str:
     bound = certificate(plan)
     lines.append(
         f"no plan of whole rows in these layouts, each row made once, has fewer than {bound.bound_bytes:,} B; "
-        f"the arena has {bound.percent:.0f} % more. At a byte a value the bound is {bound.value_bound_bytes:,} B"
+        f"{bound.verdict}, and the arena has {bound.percent:.0f} % more. "
+        f"At a byte a value the bound is {bound.value_bound_bytes:,} B"
     )
     return "\n".join(lines)
 

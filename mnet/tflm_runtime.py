@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mnet.edges import from_quantized
 from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Graph, Int8Array
 
@@ -44,7 +45,10 @@ def run_tflm(model: Path | bytes, graph: Graph, inputs: Mapping[str, Int8Array])
         folder = Path(place)
         (folder / "model.tflite").write_bytes(model if isinstance(model, bytes) else model.read_bytes())
         indices = np.array([tensor.index for tensor in known.values()], np.int64)
-        given: dict[str, Any] = {f"input_{number}": inputs[name] for number, name in enumerate(graph.inputs)}
+        given: dict[str, Any] = {
+            f"input_{number}": from_quantized(graph.tensors[name], inputs[name])
+            for number, name in enumerate(graph.inputs)
+        }
         given |= {"tensors": indices, "arena_bytes": np.int64(arena_bytes(graph))}
         np.savez(folder / "request.npz", **given)
         # -P: beside the worker lie modules of ours that have the names of Python's.

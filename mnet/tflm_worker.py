@@ -14,18 +14,18 @@ import numpy.typing as npt
 
 
 def run(
-    model: bytes, inputs: Sequence[npt.NDArray[np.int8]], tensors: list[int], arena_bytes: int
-) -> dict[str, npt.NDArray[np.int8]]:
+    model: bytes, inputs: Sequence[npt.NDArray[Any]], tensors: list[int], arena_bytes: int
+) -> dict[str, npt.NDArray[Any]]:
     """Return what TFLM leaves in the `tensors` of a model for some runs of it.
 
     Args:
         model: a .tflite file.
-        inputs: of the model, in order: int8 [n, ...], for n runs, of as many bytes as the model's.
-        tensors: numbers of tensors in the file, all of them int8.
+        inputs: of the model, in order: [n, ...], for n runs, of the type of the model's and as many values.
+        tensors: numbers of tensors in the file.
         arena_bytes: of TFLM; every tensor needs a place of its own.
 
     Returns:
-        For each tensor, by its number as text: int8 [n, bytes].
+        For each tensor, by its number as text: [n, values], of its own type.
 
     Raises:
         RuntimeError, ValueError: TFLM refuses the model or the input.
@@ -37,7 +37,7 @@ def run(
         model, arena_size=arena_bytes, intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors
     )
     shapes = [interpreter.get_input_details(number)["shape"] for number in range(len(inputs))]
-    found: dict[str, list[npt.NDArray[np.int8]]] = {str(tensor): [] for tensor in tensors}
+    found: dict[str, list[npt.NDArray[Any]]] = {str(tensor): [] for tensor in tensors}
     for ones in zip(*inputs, strict=True):
         for number, (one, shape) in enumerate(zip(ones, shapes, strict=True)):
             interpreter.set_input(one.reshape(shape), number)
@@ -45,7 +45,7 @@ def run(
         for tensor in tensors:
             made: dict[str, Any] = interpreter.GetTensor(tensor, 0)
             found[str(tensor)].append(made["tensor_data"].reshape(-1))
-    return {name: np.array(values, np.int8) for name, values in found.items()}
+    return {name: np.array(values, values[0].dtype if values else np.int8) for name, values in found.items()}
 
 
 def main(folder: Path) -> None:

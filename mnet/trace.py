@@ -79,7 +79,8 @@ def rows_of(plan: Plan, trace: bytes, runs: int) -> Iterator[Rows]:
                 if rows != whole[tensor]:
                     raise ToolError(f"the trace of {graph.name} holds {rows} rows of {tensor}")
             name = graph.outputs[answers]
-            values = np.frombuffer(record.data, np.int8).astype(np.int32).reshape(graph.tensors[name].shape)
+            tensor_type, shape = graph.tensors[name].type, graph.tensors[name].shape
+            values = np.frombuffer(record.data, tensor_type).astype(np.int32).reshape(shape)
             yield Rows(number, name, 0, values, is_answer=True)
             answers += 1
             if answers == len(graph.outputs):

@@ -1,11 +1,22 @@
-"""Operators over windows of pixels, in NumPy: what each tap sees, and the pools."""
+"""Operators over windows of pixels, in NumPy: what each tap sees, pools, and resizing."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mnet.graph import AveragePool2D, Conv2D, DepthwiseConv2D, Int8Array, MaxPool2D, Pool2D, output_size
+from mnet.graph import (
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    Int8Array,
+    MaxPool2D,
+    Pool2D,
+    Resize,
+    Sampling,
+    output_size,
+)
 
 
 def padded(x: npt.NDArray[Any], padding: tuple[int, int, int, int], value: int) -> npt.NDArray[Any]:
@@ -64,3 +75,57 @@ def max_pool_2d(op: MaxPool2D, x: Int8Array) -> Int8Array:
     Source: TensorFlow Lite, kernels/internal/reference/integer_ops/pooling.h, MaxPool.
     """
     return np.asarray(np.clip(np.max(windows(op, x, -128), axis=0), *op.activation), np.int8)
+
+
+def nearest(op: Resize, size: int, axis: int) -> npt.NDArray[np.int64]:
+    """Return for each row (axis 0) or column (1) of the output which one of `size` it takes.
+
+    Source: TensorFlow Lite, kernels/internal/reference/resize_nearest_neighbor.h, GetNearestNeighbor, in float32.
+    """
+    count = op.size[axis]
+    aligned = op.align_corners and count > 1
+    scale = np.float32(size - 1) / np.float32(count - 1) if aligned else np.float32(size) / np.float32(count)
+    places = (np.arange(count, dtype=np.float32) + np.float32(0.5 * op.half_pixel_centers)) * scale
+    places = places.astype(np.float64) + 0.5 * op.align_corners  # rounded, or else cut off
+    return np.clip(np.floor(places).astype(np.int64), 0, size - 1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the rows or columns of a bilinear resize lie among those of its input: number * step + start, in 1024ths.
+
+    What lies before the first is taken for it.
+    """
+
+    step: int
+    start: int
+
+    def positions(self, count: int) -> npt.NDArray[np.int64]:
+        """Return where each of `count` lies, at least 0."""
+        return np.maximum(np.arange(count, dtype=np.int64) * self.step + self.start, 0)
+
+
+def grid(op: Resize, size: int, axis: int) -> Grid:
+    """Return where the rows (axis 0) or columns (1) of the output lie among `size`.
+
+    Source: TensorFlow Lite, kernels/internal/reference/resize_bilinear.h, ResizeBilinear for int8: 10 fractional bits.
+    """
+    count = op.size[axis]
+    if op.align_corners and count > 1:
+        size, count = size - 1, count - 1
+    step = (1024 * size + count // 2) // count
+    return Grid(step, step // 2 - 512 if op.half_pixel_centers else 0)
+
+
+def resize(op: Resize, x: Int8Array) -> Int8Array:
+    """Return x [n, h, w, c] resized; bilinear means are rounded to nearest, halves away from zero."""
+    height, width = x.shape[1:3]
+    if op.sampling is Sampling.NEAREST:
+        return x[:, nearest(op, height, 0)][:, :, nearest(op, width, 1)]
+    blended = x.astype(np.int64)
+    for axis, size in ((0, height), (1, width)):
+        positions = grid(op, size, axis).positions(op.size[axis])
+        first, weight = positions // 1024, (positions % 1024).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+        second = np.minimum(first + 1, size - 1)
+        blended = blended.take(first, axis + 1) * (1024 - weight) + blended.take(second, axis + 1) * weight
+    return rounded_mean(blended, 1 << 20).astype(np.int8)

@@ -131,6 +131,7 @@ MODEL = """\
 #define SUBJECT_OUTPUT_BYTES TINY_OUTPUT_BYTES
 #define SUBJECT_OUTPUTS 1
 static const uint32_t subject_output_bytes[SUBJECT_OUTPUTS] = {TINY_OUTPUT_BYTES};
+static const uint32_t subject_output_places[SUBJECT_OUTPUTS] = {0};
 #define SUBJECT_ENTRIES 2
 #define SUBJECT_STEPS 8
 #define SUBJECT_STATUS_OK TINY_OK

@@ -12,21 +12,30 @@ from mnet import golden
 from mnet.elementwise import reason_to_refuse
 from mnet.fixed_point import Float64Array
 from mnet.graph import (
-    Add,
+    ArgMax,
     AveragePool2D,
+    Binary,
+    BinaryFunction,
+    Concat,
+    Constant,
     Conv2D,
     Dense,
     DepthwiseConv2D,
     FullyConnected,
+    Gather,
     Graph,
     Int8Array,
+    L2Normalization,
     MaxPool2D,
+    Move,
     Op,
     Pad,
     Pool2D,
     Reduce,
     Reduction,
     Reshape,
+    Resize,
+    Sampling,
     Softmax,
     Tensor,
     Unary,
@@ -35,8 +44,10 @@ from mnet.graph import (
     inputs_of,
     output_size,
 )
+from mnet.movement import rearrange
 from mnet.operands import activation_range, same_padding
 from mnet.oracle import LITERT, Oracle
+from mnet.pairs import quantizations
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu_n1_to_1": 2, "relu6": 3}  # as schema.ActivationFunctionType numbers them
 
@@ -275,6 +286,20 @@ class Builder:
         op = kind(name, source, f"{name}_out", kernel, stride, padding, chosen)
         return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
 
+    def resize(
+        self,
+        source: str,
+        size: tuple[int, int],
+        sampling: Sampling = Sampling.NEAREST,
+        *,
+        align_corners: bool = False,
+        half_pixel_centers: bool = False,
+    ) -> str:
+        """Add a RESIZE_NEAREST_NEIGHBOR or a RESIZE_BILINEAR."""
+        tensor, name = self.tensors[source], self._name("resize")
+        op = Resize(name, source, f"{name}_out", sampling, size, align_corners, half_pixel_centers)
+        return self._append(op, replace(tensor, name=op.output, shape=(*size, tensor.shape[2])))
+
     def reduce(
         self,
         source: str,
@@ -320,29 +345,130 @@ class Builder:
         return self._append(op, target)
 
     def add(self, first: str, second: str, *, activation: str = "none", zero_point: int = 0, fill: float = 1.0) -> str:
-        """Add an ADD."""
-        sources, name = (self.tensors[first], self.tensors[second]), self._name("add")
-        real = sum((self.values[t.name].astype(np.int32) - t.zero_point) * t.scale for t in sources)
-        finest = max(tensor.scale for tensor in sources) / 8
+        """Add an ADD of two tensors."""
+        return self.binary(BinaryFunction.ADD, first, second, activation=activation, zero_point=zero_point, fill=fill)
+
+    def constant(self, shape: tuple[int, int, int], *, scale: float = 0.02, zero_point: int = 0) -> Constant:
+        """Return random values for an operand."""
+        return Constant(_frozen(self.random.integers(-128, 128, shape).astype(np.int8)), _float32(scale), zero_point)
+
+    def binary(
+        self,
+        function: BinaryFunction,
+        first: str | Constant,
+        second: str | Constant,
+        *,
+        activation: str = "none",
+        zero_point: int = 0,
+        fill: float = 1.0,
+    ) -> str:
+        """Add a function of two values, of two tensors or of one and a constant."""
+        name = self._name(function.value.lower())
+        constants = [operand for operand in (first, second) if isinstance(operand, Constant)]
+        inputs = tuple(operand for operand in (first, second) if isinstance(operand, str))
+        constant = constants[0] if constants else None
+        op = Binary(name, inputs, f"{name}_out", function, (-128, 127), constant, isinstance(first, Constant))
+        real = self._real(op)
+        finest = max(operand.scale for operand in quantizations(op, self._so_far())) / 8
+        if function in (BinaryFunction.MUL, BinaryFunction.SQUARED_DIFFERENCE):
+            finest = finest**2
         scale = _float32(max(float(np.abs(real).max(initial=0)) / (127 * fill), finest))
         chosen = activation_range(ACTIVATIONS[activation], scale, zero_point)
         assert chosen is not None
-        op = Add(name, (first, second), f"{name}_out", chosen)
-        return self._append(op, Tensor(op.output, sources[0].shape, scale, zero_point))
+        target = Tensor(op.output, (real.shape[1], real.shape[2], real.shape[3]), scale, zero_point)
+        return self._append(replace(op, activation=chosen), target)
 
-    def pad(self, source: str, padding: tuple[int, int, int, int]) -> str:
-        """Add a PAD of (top, bottom, left, right)."""
-        tensor, name = self.tensors[source], self._name("pad")
-        height, width, channels = tensor.shape
-        shape = (height + padding[0] + padding[1], width + padding[2] + padding[3], channels)
-        op = Pad(name, source, f"{name}_out", padding)
-        return self._append(op, replace(tensor, name=op.output, shape=shape))
+    def _so_far(self) -> Graph:
+        return Graph("", self.tensors, (), ("input",), (), "")
+
+    def _real(self, op: Binary) -> Float64Array:
+        """Return the real numbers that `op` makes of the samples."""
+        constant = np.empty(0, np.int8) if op.constant is None else op.constant.values
+        values = op.operands([self.values[name] for name in op.inputs], constant)
+        first, second = (
+            (value.astype(np.float64) - how.zero_point) * how.scale
+            for value, how in zip(values, quantizations(op, self._so_far()), strict=True)
+        )
+        match op.function:
+            case BinaryFunction.ADD:
+                return np.asarray(first + second)
+            case BinaryFunction.SUB:
+                return np.asarray(first - second)
+            case BinaryFunction.MUL:
+                return np.asarray(first * second)
+            case BinaryFunction.MAXIMUM:
+                return np.maximum(first, second)
+            case BinaryFunction.MINIMUM:
+                return np.minimum(first, second)
+            case BinaryFunction.SQUARED_DIFFERENCE:
+                return np.asarray((first - second) ** 2)
+            case BinaryFunction.PRELU:
+                return np.where(first >= 0, first, first * second)
+
+    def l2_normalization(self, source: str) -> str:
+        """Add an L2_NORMALIZATION."""
+        name = self._name("l2")
+        op = L2Normalization(name, source, f"{name}_out")
+        return self._append(op, Tensor(op.output, self.shape(source), 1 / 128, 0))
+
+    def arg_max(self, source: str) -> str:
+        """Add an ARG_MAX over channels; the end of a network."""
+        name = self._name("argmax")
+        op = ArgMax(name, source, f"{name}_out")
+        return self._append(op, Tensor(op.output, op.output_shape(self.shape(source)), 1.0, 0, type="int32"))
+
+    def _moved(self, op: Move) -> str:
+        """Add an op that keeps scale and zero_point."""
+        source = self.tensors[inputs_of(op)[0]]
+        shape = op.output_shape(*(self.shape(name) for name in inputs_of(op)))
+        return self._append(op, replace(source, name=op.output, shape=shape))
+
+    def pad(
+        self,
+        source: str,
+        padding: tuple[int, int, int, int],
+        channels: tuple[int, int] = (0, 0),
+        value: int | None = None,
+    ) -> str:
+        """Add a PAD of (top, bottom, left, right) and channels, with a value other than the zero_point a PADV2."""
+        name = self._name("pad")
+        value = self.tensors[source].zero_point if value is None else value
+        return self._moved(Pad(name, source, f"{name}_out", padding, channels, value))
+
+    def concat(self, sources: tuple[str, ...], axis: int) -> str:
+        """Add a CONCATENATION along an axis of [height, width, channels]."""
+        name = self._name("concat")
+        return self._moved(Concat(name, sources, f"{name}_out", axis))
+
+    def gather(self, source: str, rows: Sequence[int], columns: Sequence[int], channels: Sequence[int]) -> str:
+        """Add a Gather: a STRIDED_SLICE, or a GATHER along one axis."""
+        name = self._name("gather")
+        return self._moved(Gather(name, source, f"{name}_out", tuple(rows), tuple(columns), tuple(channels)))
+
+    def transpose(self, source: str, order: tuple[int, int, int]) -> str:
+        """Add a TRANSPOSE of [height, width, channels]."""
+        shape, name = self.shape(source), self._name("transpose")
+        height, width, channels = (shape[axis] for axis in order)
+        return self._moved(rearrange(name, source, f"{name}_out", shape, order, (height, width, channels)))
+
+    def space_to_depth(self, source: str, size: int) -> str:
+        """Add a SPACE_TO_DEPTH."""
+        (height, width, channels), name = self.shape(source), self._name("space_to_depth")
+        view = (height // size, size, width // size, size, channels)
+        shape = (height // size, width // size, channels * size * size)
+        return self._moved(rearrange(name, source, f"{name}_out", view, (0, 2, 1, 3, 4), shape))
+
+    def depth_to_space(self, source: str, size: int) -> str:
+        """Add a DEPTH_TO_SPACE."""
+        (height, width, channels), name = self.shape(source), self._name("depth_to_space")
+        view = (height, width, size, size, channels // (size * size))
+        shape = (height * size, width * size, channels // (size * size))
+        return self._moved(rearrange(name, source, f"{name}_out", view, (0, 2, 1, 3, 4), shape))
 
     def reshape(self, source: str, shape: tuple[int, int, int]) -> str:
         """Add a RESHAPE."""
         name = self._name("reshape")
-        op = Reshape(name, source, f"{name}_out", shape)
-        return self._append(op, replace(self.tensors[source], name=op.output, shape=shape))
+        return self._moved(Reshape(name, source, f"{name}_out", shape))
 
     def softmax(self, source: str, *, beta: float = 1.0) -> str:
         """Add a SOFTMAX."""

@@ -1,16 +1,17 @@
 """Hypothesis strategies: small random Graphs for the importer, the golden model, the planner and every kernel."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from hypothesis import strategies as st
 
-from mnet.graph import Graph, Int8Array, Reduction, UnaryFunction
+from mnet.graph import BinaryFunction, Constant, Graph, Int8Array, Reduction, Sampling, UnaryFunction
 from mnet.oracle import LITERT, TFLM
 from tests.models import Builder
 
-# LiteRT's reference kernel of SUM is broken, so "sum" is for who asks for it.
+MOVES = ("pad", "pad_any", "concat", "gather", "gather_any", "transpose", "blocks", "reshape")
+# LiteRT's reference kernel of SUM is broken, and indices are no int8: "sum" and "arg_max" are for who asks for them.
 KINDS = (
     "conv",
     "pointwise",
@@ -18,16 +19,21 @@ KINDS = (
     "average_pool",
     "max_pool",
     "mean",
+    "nearest",
+    "bilinear",
     "reduce",
-    "pad",
     "residual",
     "unary",
-    "reshape",
+    "binary",
     "dense",
     "dense of pixels",
+    "l2_normalization",
     "softmax",
+    *MOVES,
 )
 _AXES = st.sampled_from(((0,), (1,), (2,), (0, 1), (0, 1), (0, 2), (1, 2), (0, 1, 2)))
+
+_ENDS = ("softmax", "arg_max")  # kinds that nothing follows
 
 _SIZES = st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 9, 11))
 _CHANNELS = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 12, 16))
@@ -52,7 +58,7 @@ def small_graphs(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_ops: int 
             break
         x = _link(draw, build, x, kind)
         flat = flat or kind == "dense"
-        if kind == "softmax":
+        if kind in _ENDS:
             break
     if x == "input":
         x = build.reshape(x, build.shape(x))
@@ -81,7 +87,7 @@ def graphs_with_many_ends(draw: st.DrawFn, kinds: Collection[str] = KINDS, most_
                 outputs.append(y)
                 continue
             x, flat = y, flat or kind == "dense"
-            if kind == "softmax":
+            if kind in _ENDS:
                 break
         if draw(st.booleans()):
             outputs.append(x)
@@ -99,7 +105,7 @@ def _begun(draw: st.DrawFn) -> Builder:
 
 def _kind(draw: st.DrawFn, build: Builder, x: str, kinds: Collection[str], flat: bool) -> str:
     """Draw what may follow tensor `x`; "" where nothing may. `flat`: a dense layer came before."""
-    possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax")]
+    possible = [kind for kind in kinds if not flat or kind in ("dense", "softmax", "arg_max")]
     if build.shape(x)[2] >= 512:  # LiteRT stops the program where 512 classes are equal
         possible = [kind for kind in possible if kind != "softmax"]
     return draw(st.sampled_from(possible)) if possible else ""
@@ -144,6 +150,14 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
             activation = draw(st.sampled_from(("none", "none", "relu")))
             pool = build.max_pool if kind == "max_pool" else build.average_pool
             return pool(x, kernel, stride, same=same, activation=activation)
+        case "nearest" | "bilinear":
+            sampling = Sampling.NEAREST if kind == "nearest" else Sampling.BILINEAR
+            factor = draw(st.sampled_from((1, 2, 2, 3)))
+            size = (min(height * factor, 24), min(width * factor, 24))
+            if draw(st.booleans()):
+                size = (draw(st.integers(1, 12)), draw(st.integers(1, 12)))
+            aligned, half = draw(st.sampled_from(((False, False), (False, True), (False, True), (True, False))))
+            return build.resize(x, size, sampling, align_corners=aligned, half_pixel_centers=half)
         case "mean":
             return build.mean(x, zero_point=draw(_ZERO_POINTS), ratio=draw(st.sampled_from((1.0, 0.3, 0.77, 2.5))))
         case "reduce":
@@ -158,6 +172,22 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
         case "pad":
             top, bottom, left, right = (draw(st.integers(0, 2)) for _ in range(4))
             return build.pad(x, (top, bottom, left, right))
+        case "pad_any":
+            top, bottom, left, right, before, after = (draw(st.integers(0, 3)) for _ in range(6))
+            return build.pad(x, (top, bottom, left, right), (before, after), draw(st.sampled_from((None, -128, 9))))
+        case "concat":
+            return _concat(draw, build, x)
+        case "gather":
+            return build.gather(x, *(_slice(draw, size) for size in (height, width, channels)))
+        case "gather_any":
+            axis = draw(st.integers(0, 2))
+            taken = [list(range(size)) for size in (height, width, channels)]
+            taken[axis] = draw(st.lists(st.sampled_from(taken[axis]), min_size=1, max_size=9))
+            return build.gather(x, *taken)
+        case "transpose":
+            return build.transpose(x, draw(st.permutations(range(3)).map(tuple)))
+        case "blocks":
+            return _blocks(draw, build, x)
         case "residual":
             y = x
             for _ in range(draw(st.integers(1, 2))):
@@ -172,6 +202,8 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 zero_point=draw(_ZERO_POINTS),
                 fill=draw(_FILLS),
             )
+        case "binary":
+            return _binary(draw, build, x)
         case "unary":
             try:
                 return build.unary(
@@ -185,7 +217,10 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 return build.unary(x, UnaryFunction.RELU)
         case "reshape":
             total = height * width * channels
-            return build.reshape(x, draw(st.sampled_from(((1, 1, total), (height * width, 1, channels)))))
+            whole = (1, 1, total), (height * width, 1, channels), (1, height * width, channels)
+            return build.reshape(
+                x, draw(st.sampled_from((*whole, (width, height, channels), (channels, 1, total // channels))))
+            )
         case "dense":
             return build.fully_connected(
                 x,
@@ -207,11 +242,70 @@ def _link(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:
                 fill=draw(_FILLS),
                 dead=draw(st.sampled_from((0.0, 0.0, 0.5))),
             )
+        case "l2_normalization":
+            return build.l2_normalization(x)
+        case "arg_max":
+            return build.arg_max(x)
         case "softmax":
             beta = draw(st.sampled_from((1.0, 1.0, 0.5, 7.0)))
             # The runtimes refuse a smaller product of beta and scale, and so does the importer.
             return build.softmax(x, beta=max(beta, 2.0 ** math.ceil(-25 - math.log2(build.tensors[x].scale))))
     raise ValueError(f"no kind {kind!r}; there are {KINDS}")
+
+
+def _binary(draw: st.DrawFn, build: Builder, x: str) -> str:
+    """Add a function of two values: of two branches, of a branch and what it is reduced to, or of a constant."""
+    function = draw(st.sampled_from(tuple(BinaryFunction)))
+    activation, zero_point, fill = draw(_ACTIVATIONS), draw(_ZERO_POINTS), draw(_FILLS)
+    if function not in (BinaryFunction.ADD, BinaryFunction.SUB, BinaryFunction.MUL):
+        activation = "none"
+    shape = build.shape(x)
+    other: str | Constant
+    match draw(st.sampled_from(("branch", "reduced", "constant", "constant", "itself"))):
+        case "branch":
+            other = _same_size(draw, build, x, shape[2])
+        case "reduced":
+            reduction = draw(st.sampled_from((Reduction.MEAN, Reduction.MAX)))
+            other = build.reduce(x, reduction, draw(_AXES), zero_point=draw(_ZERO_POINTS))
+        case "constant":
+            sizes = [size if draw(st.booleans()) else 1 for size in shape]
+            scale = draw(st.sampled_from((0.02, 1 / 256, 0.5)))
+            other = build.constant((sizes[0], sizes[1], sizes[2]), scale=scale, zero_point=draw(_ZERO_POINTS))
+        case _:
+            other = x
+    first, second = (other, x) if draw(st.booleans()) and function is not BinaryFunction.PRELU else (x, other)
+    return build.binary(function, first, second, activation=activation, zero_point=zero_point, fill=fill)
+
+
+def _slice(draw: st.DrawFn, size: int) -> Sequence[int]:
+    """Draw numbers from a size: all, a part, every so many, backwards."""
+    step = draw(st.sampled_from((1, 1, 1, 2, 3, -1, -2)))
+    begin = draw(st.integers(0, size - 1)) if draw(st.booleans()) else (0 if step > 0 else size - 1)
+    end = size if step > 0 else -1
+    taken = range(begin, end, step)
+    return taken[: draw(st.integers(1, len(taken)))] if draw(st.booleans()) else taken
+
+
+def _concat(draw: st.DrawFn, build: Builder, x: str) -> str:
+    """Join parts of `x`, or all of it, to it."""
+    axis = draw(st.integers(0, 2))
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        taken: list[Sequence[int]] = [range(size) for size in build.shape(x)]
+        taken[axis] = _slice(draw, build.shape(x)[axis])
+        parts.append(build.gather(x, *taken) if draw(st.booleans()) else x)
+    return build.concat((*parts, x), axis)
+
+
+def _blocks(draw: st.DrawFn, build: Builder, x: str) -> str:
+    """Add a DEPTH_TO_SPACE or SPACE_TO_DEPTH; pad first where blocks do not fit."""
+    size = draw(st.integers(2, 3))
+    height, width, channels = build.shape(x)
+    if draw(st.booleans()):
+        x = build.pad(x, (0, -height % size, 0, -width % size)) if height % size or width % size else x
+        return build.space_to_depth(x, size)
+    x = build.pad(x, (0, 0, 0, 0), (0, -channels % (size * size))) if channels % (size * size) else x
+    return build.depth_to_space(x, size)
 
 
 def _window(draw: st.DrawFn, build: Builder, x: str, kind: str) -> str:

@@ -63,7 +63,7 @@ def as_float(model: Any) -> None:
 
 def unsupported(model: Any) -> None:
     code = model.operatorCodes[model.subgraphs[0].operators[1].opcodeIndex]
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RESIZE_BILINEAR
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DENSIFY
 
 
 MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -73,7 +73,7 @@ MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "is empty"),
     "text": (lambda: b"not a model at all", "no .tflite file"),
     "float": (lambda: edited(serialise(tiny_autoencoder()), as_float), "is a float32 model: quantize it to int8 first"),
-    "unsupported": (lambda: edited(GOOD, unsupported), "(RESIZE_BILINEAR): not supported. End the model before it"),
+    "unsupported": (lambda: edited(GOOD, unsupported), "(DENSIFY): not supported. End the model before it"),
 }
 
 

@@ -25,7 +25,7 @@ from codegen.packed import (
 )
 from codegen.requantize import accumulator_range, requantizer
 from mnet.graph import Conv2D, DepthwiseConv2D, Graph, Tensor, output_size
-from mnet.oracle import Rounding, requantize
+from mnet.oracle import Requantization, Rounding, requantize
 from tests.kernel_harness import (
     A_BATCH,
     SEEDS,
@@ -101,6 +101,7 @@ def short_value(x: np.ndarray, form: Any, channel: int, shift: int, most: int) -
     """Return what NAME_short computes, in integers that would show an overflow."""
     x = x + int(form.offset[channel])
     limit, upper, lower, addend = (int(a[channel]) for a in (form.limit, form.upper, form.lower, form.addend))
+    assert limit >= 0
     u = np.clip(x, 0, limit)
     inner = u * lower + addend
     outer = u * upper + (inner >> shift)
@@ -126,6 +127,21 @@ def test_the_short_form_equals_the_oracle_for_every_accumulator(seed: int) -> No
         seen = np.zeros_like(x) if how.constant[channel] else x
         found = short_value(seen, form, channel, how.view.shift, how.view.clamp_high - how.view.clamp_low)
         assert (found + how.view.clamp_low == want).all()
+
+
+def test_the_short_form_holds_where_one_step_passes_by_all_values() -> None:
+    """Of an activation of two values and a scale above 1: no accumulator makes the first one above 0."""
+    how = Requantization(
+        np.array([1518500233], np.int32), np.array([2], np.int32), np.array([8**0.5]), Rounding.DOUBLE, 126, (126, 127)
+    )
+    low, high = np.array([-18958]), np.array([41477])
+    solved = requantizer(how, low, high)
+    form = short_form(solved, low, high)
+    x = np.arange(low[0], high[0] + 1)
+    assert solved.view.form == "fast"
+    if form is not None:
+        found = short_value(x, form, 0, solved.view.shift, solved.view.clamp_high - solved.view.clamp_low)
+        assert (found + solved.view.clamp_low - 128 == requantize(x[:, None], how)[:, 0]).all()
 
 
 # ---- cases ----

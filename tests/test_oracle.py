@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mnet import golden
-from mnet.graph import Dense, FullyConnected, Graph, Softmax, Tensor
+from mnet.graph import Binary, Dense, FullyConnected, Graph, Softmax, Tensor
 from mnet.litert_runtime import run_litert
 from mnet.oracle import (
     LITERT,
@@ -14,10 +14,10 @@ from mnet.oracle import (
     TFLM,
     Rounding,
     accumulator_bound,
-    add_arithmetic,
     requantization,
     requantize,
 )
+from mnet.pairs import binary_arithmetic
 from mnet.reductions import softmax_arithmetic, sum_arithmetic
 from mnet.tflite import parse_model
 from tests.models import Builder, tiny_residual
@@ -82,8 +82,8 @@ def test_bound_holds_for_the_input_that_reaches_it() -> None:
 
 def test_add_has_the_published_constants() -> None:
     graph = tiny_residual()
-    op = next(op for op in graph.ops if op.name.startswith("add"))
-    how = add_arithmetic(op, graph, LITERT)
+    op = next(op for op in graph.ops if isinstance(op, Binary))
+    how = binary_arithmetic(op, graph, LITERT)
     assert how.left_shift == 20
     assert (1 << 30, 0) in zip(how.input_multipliers, how.input_shifts, strict=True)  # the larger scale is halved
     assert max(*how.input_shifts, how.output_shift) <= 0

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from codegen.simplify import simplify
 from codegen.stack_bound import stack_bound
 from codegen.targets import target
 from mnet import golden, stack, verify
+from mnet.boards import find_board, fit
 from mnet.cli import main
 from mnet.emulator import find_qemu, run_host, run_qemu
 from mnet.errors import MissingToolError, PlanError, ToolError
@@ -29,7 +31,8 @@ from mnet.graph import Graph
 from mnet.litert_runtime import run_litert
 from mnet.oracle import LITERT, ORACLES
 from mnet.picture import memory_svg
-from mnet.pipeline import Options, prepare
+from mnet.pipeline import Options, prepare, write
+from mnet.profile import profile_model
 from mnet.report import c_snippet
 from mnet.tflite import parse_model
 from mnet.toolchain import STRICT, build_host, build_target, check_warnings, find_compiler
@@ -385,6 +388,36 @@ def test_images_in_the_arena_lie_one_behind_the_other() -> None:
     assert {buffer.offset for buffer in rows} >= {0, 192} and sum(buffer.size for buffer in rows) == 192 + 80
 
 
+def padded_and_dense() -> Graph:
+    """Return a map that a padded convolution and a dense layer read: for one of them its rows have gaps."""
+    build = Builder(0, (5, 6, 4))
+    x = build.conv("input", 8, (1, 1))
+    return build.graph([build.conv(x, 3, (3, 3)), build.fully_connected(x, 5)], "gaps")
+
+
+def two_windows() -> Graph:
+    """Return a map whose second row of padding above is wanted before the first."""
+    build = Builder(0, (5, 4, 4))
+    x = build.conv("input", 4, (1, 1))
+    return build.graph([build.conv(x, 4, (3, 3)), build.conv(x, 4, (3, 3), dilation=(2, 2))], "windows")
+
+
+def skipping_windows() -> Graph:
+    """Return a map whose second row of padding above nobody reads, but the first and the third."""
+    build = Builder(0, (6, 4, 4))
+    x = build.conv("input", 4, (1, 1))
+    padded = build.pad(x, (3, 3, 0, 0))
+    return build.graph(build.conv(padded, 4, (1, 1), (2, 2), same=False), "skips")
+
+
+@pytest.mark.parametrize("core", ("cortex-m4", "cortex-m0", "cortex-m55"))
+@pytest.mark.parametrize("build", (padded_and_dense, two_windows, skipping_windows))
+def test_readers_that_want_different_padding(build: Callable[[], Graph], core: str, tmp_path: Path) -> None:
+    graph = build()
+    leg = compare_on_host(graph, planned(graph, core), tmp_path / "net")
+    assert leg.status == "equal", described(graph, leg)
+
+
 # --- planner ----------------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +454,32 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "fusion.tflite"
     path.write_bytes(serialise(FUSION))
     return path
+
+
+@pytest.mark.parametrize("mode", INPUT_MODES)
+def test_inputs_and_outputs_fit_a_micro_bit(model: Path, tmp_path: Path, mode: str) -> None:
+    try:
+        find_qemu()
+        find_compiler("arm-none-eabi-gcc")
+    except MissingToolError as missing:
+        pytest.skip(str(missing))
+    prepared = prepare(model, Options(target="cortex-m0", input_mode=mode))
+    write(prepared, tmp_path / "fusion")
+    tensors = golden.run(prepared.source, LITERT, verify.random_inputs(prepared.source, 3, 0))
+    leg, found = fit(prepared.plan, tmp_path / "fusion", find_board("microbit-8k"), "gcc", tensors)
+    assert (leg.status, leg.inputs, len(leg.compared)) == ("equal", 3, 3)
+    assert found.stack_painted <= found.stack_worst <= found.stack_room
+    wrong = tensors | {FUSION.outputs[1]: tensors[FUSION.outputs[1]] ^ 1}
+    leg, _ = fit(prepared.plan, tmp_path / "fusion", find_board("microbit-8k"), "gcc", wrong)
+    assert [mismatch.tensor for mismatch in leg.mismatches] == ["output_1"]
+
+
+def test_the_profile_counts_several_inputs(model: Path) -> None:
+    try:
+        found = profile_model(prepare(model, Options(target="cortex-m4")))
+    except MissingToolError as missing:
+        pytest.skip(str(missing))
+    assert found.cycles > 0 and sum(layer.instructions for layer in found.layers) == found.instructions
 
 
 def test_eval_needs_one_of_each(model: Path) -> None:

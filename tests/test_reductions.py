@@ -23,7 +23,7 @@ from mnet.graph import Graph, Reduce, Reduction
 from mnet.litert_runtime import run_litert
 from mnet.oracle import LITERT, ORACLES, TFLM
 from mnet.pipeline import Options, prepare
-from mnet.reductions import reduce, sum_arithmetic
+from mnet.reductions import l2_normalize, reduce, sum_arithmetic
 from mnet.tflite import parse_model
 from tests.kernel_harness import (
     A_BATCH,
@@ -44,7 +44,7 @@ from tests.writer import edited, serialise
 
 AXES = ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2), ())
 LAYOUTS = (WIDE16, WIDE8, BYTES8, PLANAR16)
-KINDS = ("reduce", "reduce", "sum", "mean", "softmax", "pointwise", "residual", "reshape")
+KINDS = ("reduce", "reduce", "sum", "mean", "l2_normalization", "softmax", "pointwise", "residual", "reshape")
 
 
 def without_kept_dimensions(graph: Graph) -> bytes:
@@ -251,6 +251,50 @@ def test_costs_of_reductions(tmp_path: Path) -> None:
         price = kernels[case.template].cost
         assert price
         assert price(case.call, case.view).cycles == pytest.approx(counted.cycles, rel=0.35, abs=80), case.view
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 7), (2, 3, 5), (1, 4, 300)])
+@pytest.mark.parametrize("zero_point", [-128, 3, 127])
+def test_lengths_of_every_size_equal_litert(shape: tuple[int, int, int], zero_point: int) -> None:
+    """Among them 0 and 1, where the root is not computed, and the largest."""
+    build = Builder(1, shape, scale=0.1, zero_point=zero_point)
+    data = serialise(build.graph(build.l2_normalization("input")))
+    graph = parse_model(data, "net.tflite")
+    random = np.random.default_rng(0)
+    spread = np.array([0, 1, 2, 5, 30, 300])[:, None, None, None]
+    inputs = np.clip(zero_point + random.integers(-1, 2, (6, *shape)) * spread, -128, 127).astype(np.int8)
+    inputs[0] = zero_point
+    ours, theirs = golden.run(graph, LITERT, {"input": inputs}), run_litert(data, graph, {"input": inputs})
+    assert np.array_equal(ours[graph.outputs[0]], theirs[graph.outputs[0]])
+
+
+@needs_gcc
+@needs_arm
+def test_normalized_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    cases, sizes = [], []
+    for layout in LAYOUTS:
+        for width, channels, most in ((1, 1, 1), (5, 3, 2), (3, 16, 255), (1, 64, 20), (2, 300, 255)):
+            build = Builder(1, (1, width, channels), zero_point=int(rng.integers(-128, 128)))
+            graph = build.graph(build.l2_normalization("input"))
+            zero_point = graph.tensors["input"].zero_point
+            drawn = zero_point + rng.integers(-most, most + 1, (1, width, channels))
+            values = np.clip(drawn, -128, 127).astype(np.int8)
+            source = storage(graph.tensors["input"], layout)
+            out = storage(graph.tensors[graph.outputs[0]], LAYOUTS[rng.integers(4)])
+            call = Call(graph.ops[0], (source,), out, 1, None)
+            kernel = next(kernel for kernel in KERNELS if kernel.family == "l2_normalization")
+            expected = l2_normalize(values, zero_point)
+            cases.append(
+                Case(call, kernel.view(call), kernel.family, (), filled(source, values, 0, 1, rng), (0,), 0, expected)
+            )
+            sizes.append(most)
+    run_on_host(cases, tmp_path, ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"))
+    run_emulated(cases, tmp_path, "M0")
+    for case, counted, most in zip(cases, measured(cases, tmp_path), sizes, strict=True):
+        assert kernel.cost
+        if most > 2:
+            assert kernel.cost(case.call, case.view).cycles == pytest.approx(counted.cycles, rel=0.3, abs=80), case.view
 
 
 def test_rows_are_consumed_as_they_come() -> None:

@@ -16,7 +16,7 @@ import pytest
 import mnet
 from mnet import golden
 from mnet.fixed_point import multiply_rounding_twice, quantize_multiplier, saturating_rounding_doubling_high_multiply
-from mnet.graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Op, Reduce, inputs_of
+from mnet.graph import Binary, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Op, Reduce, inputs_of
 from mnet.litert_runtime import Kernels, run_litert
 from mnet.oracle import LITERT, TFLM, Requantization, requantization, requantize
 from mnet.runtimes import RUNTIMES
@@ -94,7 +94,7 @@ def single_precision(op: Op, graph: Graph, x: Int8Array) -> Int8Array:
 
 def add_in_21_bits(op: Op, graph: Graph, a: Int8Array, b: Int8Array) -> Int8Array:
     """Multiply each input by 21 bits of its scale; one shift of the sum, halves upwards."""
-    assert isinstance(op, Add)
+    assert isinstance(op, Binary)
     first, second = (graph.tensors[name] for name in op.inputs)
     ratios = [float(np.float32(t.scale) / np.float32(graph.tensors[op.output].scale)) for t in (first, second)]
     shift = 20 - int(np.floor(np.log2(max(ratios))))

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 
 from mnet import golden
 from mnet.errors import ModelError
-from mnet.graph import Conv2D, FullyConnected, Graph, Reshape, check_graph
+from mnet.graph import Constant, Conv2D, FullyConnected, Graph, Reshape, Sampling, check_graph
 from mnet.oracle import LITERT
 from mnet.resources import shared_folder
 from mnet.tflite import parse_model, read_model
 from tests.models import Builder, tiny_autoencoder, tiny_mobilenet, tiny_residual
+from tests.mutate import damaged
 from tests.strategies import random_input, small_graphs
 from tests.writer import edited, serialise
 
@@ -40,6 +42,8 @@ def changed(graph: Graph, change: Callable[[Any], None]) -> str:
 def same(first: Any, second: Any) -> bool:
     if isinstance(first, np.ndarray):
         return first.dtype == second.dtype and np.array_equal(first, second)
+    if isinstance(first, Constant):
+        return all(same(vars(first)[field], vars(second)[field]) for field in vars(first))
     return bool(first == second)
 
 
@@ -208,32 +212,13 @@ def test_models_of_other_types(kind: str, words: str) -> None:
     assert re.search(words, changed(tiny_autoencoder(), retype))
 
 
-def test_float_ends_of_an_int8_model() -> None:
-    def float_input(model: Any) -> None:
-        from ai_edge_litert import schema_py_generated as objects
-
-        subgraph = model.subgraphs[0]
-        code = objects.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
-        model.operatorCodes.append(code)
-        tensor, operator = objects.TensorT(), objects.OperatorT()
-        tensor.name, tensor.type, tensor.shape = "float", schema.TensorType.FLOAT32, [1, 1, 1, 24]
-        subgraph.tensors.append(tensor)
-        operator.opcodeIndex, operator.inputs = len(model.operatorCodes) - 1, [len(subgraph.tensors) - 1]
-        operator.outputs = [subgraph.inputs[0]]
-        subgraph.operators.insert(0, operator)
-        subgraph.inputs = [len(subgraph.tensors) - 1]
-
-    assert "inference_input_type = tf.int8" in changed(tiny_autoencoder(), float_input)
-
-
 def test_an_unsupported_operator_is_named_with_its_place() -> None:
     def other(model: Any) -> None:
         code = model.operatorCodes[model.subgraphs[0].operators[1].opcodeIndex]
-        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RESIZE_BILINEAR
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DENSIFY
 
     text = changed(tiny_mobilenet(), other)
-    assert text.startswith('net.tflite, operator 1 "depthwise_1_out" (RESIZE_BILINEAR): not supported.')
+    assert text.startswith('net.tflite, operator 1 "depthwise_1_out" (DENSIFY): not supported.')
 
 
 def test_an_unknown_operator_is_told_by_its_number() -> None:
@@ -303,8 +288,8 @@ def test_each_contradiction_has_its_sentence(path: str, value: Any, words: str) 
 
 
 def test_residual_networks_must_add_equal_shapes_of_sensible_scales() -> None:
-    assert "one shape" in changed(tiny_residual(), set_field("tensors.conv_0_out.shape", [1, 8, 9, 8]))
-    assert "finer" in changed(tiny_residual(), set_field("tensors.add_3_out.quantization.scale", [1e-9]))
+    assert "must have equal sizes" in changed(tiny_residual(), set_field("tensors.conv_0_out.shape", [1, 8, 9, 8]))
+    assert "too fine" in changed(tiny_residual(), set_field("tensors.add_3_out.quantization.scale", [1e-9]))
     assert "changes scale" in changed(tiny_residual(), set_field("tensors.reshape_9_out.quantization.scale", [9.0]))
 
 
@@ -326,7 +311,35 @@ def test_pools_that_cannot_be_are_told(kind: str, path: str, value: Any, words: 
     assert words in changed(build.graph(getattr(build, kind)("input", (3, 3))), set_field(path, value))
 
 
-def test_only_rows_and_columns_are_padded_and_averaged() -> None:
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    (
+        ("operators.0.builtinOptions", None, "has no table of options"),
+        ("operators.0.inputs", [0], "1 inputs, 2 are needed"),
+        ("tensors.resize_0_size.buffer", 0, "not a constant"),
+        ("tensors.resize_0_size.shape", [1], "but 8 bytes"),
+        ("tensors.resize_0_out.shape", [1, 6, 7, 2], "makes [6, 8] rows and columns, its output has [6, 7]"),
+        ("tensors.resize_0_out.shape", [1, 6, 8, 3], "contradicts itself"),
+        ("tensors.resize_0_out.quantization.scale", [9.0], "changes scale"),
+    ),
+)
+@pytest.mark.parametrize("sampling", list(Sampling))
+def test_resizes_that_cannot_be_are_told(sampling: Sampling, path: str, value: Any, words: str) -> None:
+    build = Builder(0, (3, 4, 2))
+    assert words in changed(build.graph(build.resize("input", (6, 8), sampling)), set_field(path, value))
+
+
+def test_bilinear_resizes_that_runtimes_cannot_do_are_told() -> None:
+    build = Builder(0, (3, 4, 2))
+    graph = build.graph(build.resize("input", (6, 8), Sampling.BILINEAR, align_corners=True))
+    assert "use one" in changed(graph, set_field("operators.0.builtinOptions.halfPixelCenters", True))
+    build = Builder(0, (1, 5, 2))
+    graph = build.graph(build.resize("input", (1, 199), Sampling.NEAREST))
+    far = replace(graph.ops[0], sampling=Sampling.BILINEAR)  # type: ignore[type-var]
+    assert "read beyond the input" in changed(replace(graph, ops=(far,)), lambda model: None)
+
+
+def test_the_batch_is_not_padded_and_rows_and_columns_are_averaged() -> None:
     def set_constant(name: str, values: list[Any]) -> Callable[[Any], None]:
         def change(model: Any) -> None:
             tensor = next(t for t in model.subgraphs[0].tensors if t.name == name.encode())
@@ -338,8 +351,8 @@ def test_only_rows_and_columns_are_padded_and_averaged() -> None:
     build = Builder(0, (5, 5, 2))
     graph = build.graph(build.mean(build.pad("input", (1, 1, 1, 1))))
     pads, axes = "pad_0_pads", "mean_1_axes"
-    assert "only rows and columns" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
-    assert "only rows and columns" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
+    assert "makes [1, 7, 7, 3]" in changed(graph, set_constant(pads, [[0, 0], [1, 1], [1, 1], [0, 1]]))
+    assert "batch must stay 1" in changed(graph, set_constant(pads, [[1, 0], [1, 1], [1, 1], [0, 0]]))
     assert "damaged" in changed(graph, set_constant(pads, [[0, 0], [-1, 3], [1, 1], [0, 0]]))
     assert "the file is damaged" in changed(graph, set_constant(axes, [1, 3]))
     assert "works along axis 4" in changed(graph, set_constant(axes, [1, 4]))
@@ -348,30 +361,6 @@ def test_only_rows_and_columns_are_padded_and_averaged() -> None:
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
-
-
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Return `data` cut, shortened, lengthened or with bytes, or whole words, changed."""
-    made, length = bytearray(data), len(data)
-    at = chance.randrange(length)
-    match chance.randrange(8):
-        case 0:
-            del made[at:]
-        case 1:
-            del made[at : at + chance.choice((1, 2, 4, 100))]
-        case 2:
-            made[at:at] = chance.randbytes(chance.choice((1, 4, 16)))
-        case 3 | 4:
-            for _ in range(chance.choice((1, 2, 5, 40))):
-                made[chance.randrange(length)] = chance.choice((0, 1, 127, 128, 255, chance.randrange(256)))
-        case _:
-            for _ in range(chance.choice((1, 2, 5))):
-                at = chance.randrange(length // 4) * 4
-                word = chance.choice(
-                    (0, 1, 2**31 - 1, 2**31, 2**32 - 1, chance.randrange(length), chance.getrandbits(32))
-                )
-                made[at : at + 4] = word.to_bytes(4, "little")
-    return bytes(made)
 
 
 def test_damage_is_told_or_harmless() -> None:

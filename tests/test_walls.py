@@ -13,9 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mnet", "codegen", "templates", "firmware", "tests")
-VALUES = {
-    f"mnet.{name}" for name in ("elementwise", "errors", "fixed_point", "graph", "oracle", "reductions", "resources")
-}
+_VALUES = "elementwise errors fixed_point graph movement oracle pairs reductions resources windows"
+VALUES = {f"mnet.{name}" for name in _VALUES.split()}
 
 
 def python(code: str) -> str:

@@ -20,7 +20,7 @@ enum { GUARD_WORDS = 4, ARENA_WORDS = SUBJECT_ARENA_BYTES / 4 };
 enum failure { FAIL_FILE = 2, FAIL_STATUS = 3, FAIL_MEMORY = 4 };
 
 static uint32_t guarded_arena[GUARD_WORDS + ARENA_WORDS + GUARD_WORDS];
-static int8_t output[SUBJECT_OUTPUT_BYTES];
+static int8_t output[SUBJECT_OUTPUT_BYTES] __attribute__((aligned(4)));
 #if defined(SUBJECT_PUSHES_ROWS)
 static int8_t row[SUBJECT_MOST_ROW_BYTES];
 #elif !defined(SUBJECT_RUNS_IN_PLACE)
@@ -126,9 +126,11 @@ static int run_all(int inputs, int outputs)
             print_line("the model wrote outside its arena on input ", index);
             return FAIL_MEMORY;
         }
-        if (io_write(outputs, output, sizeof output) != 0) {
-            print_line("cannot write output ", index);
-            return FAIL_FILE;
+        for (uint32_t i = 0; i < SUBJECT_OUTPUTS; i++) {
+            if (io_write(outputs, output + subject_output_places[i], subject_output_bytes[i]) != 0) {
+                print_line("cannot write output ", index);
+                return FAIL_FILE;
+            }
         }
     }
     print_line("runs ", index);

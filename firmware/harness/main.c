@@ -248,24 +248,22 @@ __attribute__((noinline)) static int measured_run(uint32_t *stack_bytes)
     return status;
 }
 
-/* The bytes of an output; of the one behind the last, where there is only the guard before it. */
+/* The bytes of an output. */
 static uint8_t *output_of(uint32_t which)
 {
-    uint8_t *output = guarded_output + GUARD_BYTES;
-    for (uint32_t i = 0; i < which; i++) {
-        output += subject_output_bytes[i] + GUARD_BYTES;
-    }
-    return output;
+    return guarded_output + GUARD_BYTES + subject_output_places[which];
 }
 
 static int output_guards_hold(void)
 {
-    for (uint32_t i = 0; i <= SUBJECT_OUTPUTS; i++) {
-        if (!holds(output_of(i) - GUARD_BYTES, GUARD_BYTES, UNTOUCHED)) {
+    const uint8_t *end = guarded_output; /* of the output before */
+    for (uint32_t i = 0; i < SUBJECT_OUTPUTS; i++) {
+        if (!holds(end, (uint32_t)(output_of(i) - end), UNTOUCHED)) {
             return 0;
         }
+        end = output_of(i) + subject_output_bytes[i];
     }
-    return 1;
+    return holds(end, GUARD_BYTES, UNTOUCHED);
 }
 
 static int run_all(int inputs, int outputs)
@@ -292,8 +290,9 @@ static int run_all(int inputs, int outputs)
 #if defined(SUBJECT_SANITIZE)
         ASAN_POISON_MEMORY_REGION(guarded_arena, GUARD_BYTES);
         ASAN_POISON_MEMORY_REGION(guarded_arena + arena_end, GUARD_BYTES);
-        for (uint32_t i = 0; i <= SUBJECT_OUTPUTS; i++) {
-            ASAN_POISON_MEMORY_REGION(output_of(i) - GUARD_BYTES, GUARD_BYTES);
+        ASAN_POISON_MEMORY_REGION(guarded_output, GUARD_BYTES);
+        for (uint32_t i = 0; i < SUBJECT_OUTPUTS; i++) {
+            ASAN_POISON_MEMORY_REGION(output_of(i) + subject_output_bytes[i], GUARD_BYTES);
         }
 #endif
 #if defined(SUBJECT_TRACE) || defined(SUBJECT_POISON)

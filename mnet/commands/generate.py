@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from codegen.emit import conversion
 from codegen.front import stack_bytes
 from mnet.commands.console import print_json
+from mnet.graph import numbered
 from mnet.pipeline import Options, prepare, write
 
 
@@ -13,7 +15,12 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
     write(prepared, out, labels)
     plan = prepared.plan
     constants = 4 * sum(map(len, plan.constants.values()))
-    stack = stack_bytes(plan)
+    stack, graph = stack_bytes(plan), plan.graph
+    ports = [
+        (name, graph.tensors[tensor])
+        for kind, tensors in (("input", graph.inputs), ("output", graph.outputs))
+        for name, tensor in zip(numbered(kind, len(tensors)), tensors, strict=True)
+    ]
     if json_file:
         figures = {
             "folder": str(out),
@@ -24,6 +31,7 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
             "arena_bytes": plan.arena_bytes,
             "stack_bytes": stack,
             "constant_bytes": constants,
+            "outside": {name: tensor.outside for name, tensor in ports},
             "steps": sum(step >= 0 for step in plan.schedule),
             "files": sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()),
         }
@@ -35,4 +43,7 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
         print("compiles and gives these bits on every core from Cortex-M0 to M85; fast with -mcpu=cortex-m4 or better")
     elif plan.target.gcc:
         print(f"compile it with {' '.join(plan.target.gcc)} -O2")
+    for name, tensor in ports:
+        if tensor.outside != "int8":
+            print(f"{name}: {tensor.outside} in the file, cut off; {conversion(tensor, name.startswith('input'))}")
     print(f"prove it again: make -C {out} test")

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 
-from mnet.readers import elementwise, movement, pooling, reductions, weighted
+from mnet.readers import elementwise, movement, pooling, reductions, slices, transposed, weighted
 from mnet.readers.reader import Reader
 
 READERS: Mapping[str, Reader] = {
     **weighted.READERS,
+    **transposed.READERS,
     **pooling.READERS,
     **reductions.READERS,
     **elementwise.READERS,
     **movement.READERS,
+    **slices.READERS,
 }

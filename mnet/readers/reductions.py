@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from mnet.flatbuffer import RawOperator
-from mnet.graph import Op, Reduce, Reduction, Softmax
+from mnet.graph import ArgMax, L2Normalization, Op, Reduce, Reduction, Softmax
 from mnet.operands import Operands
 from mnet.readers.reader import Reader
 
@@ -28,6 +28,27 @@ def _reduce(function: Reduction) -> Callable[[Operands, RawOperator, str], list[
     return read
 
 
+def _arg_max(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
+    tensor, source = operands.operand(operator, 0), operands.input(operator)
+    axis = operands.operand(operator, 1)
+    given = operands.constant(axis, "int64" if axis.type == "int64" else "int32", "axis").reshape(-1)
+    if len(given) != 1 or operands.axis(tensor, int(given[0])) != 2:
+        raise operands.fail(f"looks along axis {given.tolist()} of {list(tensor.shape)}: only channels are supported.")
+    target = operands.indices(operator, (source.shape[0], source.shape[1], 1))
+    return [ArgMax(name, source.name, target.name)]
+
+
+def _l2_normalization(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
+    source, target = operands.input(operator), operands.output(operator)
+    if (target.scale, target.zero_point) != (1 / 128, 0):
+        raise operands.fail(f"its output must have scale 1/128 and zero_point 0, not {target.scale}.")
+    if operands.fused(operator, target) != (-128, 127):
+        raise operands.fail("has a fused activation: use a layer of its own.")
+    if source.shape[2] * 255**2 >= 1 << 31:
+        raise operands.fail(f"has {source.shape[2]} channels; the runtimes' sum overflows at 33,026.")
+    return [L2Normalization(name, source.name, target.name)]
+
+
 def _softmax(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     source, target = operands.input(operator), operands.output(operator)
     beta = float(operands.option(operator, "Beta"))
@@ -47,5 +68,7 @@ READERS: Mapping[str, Reader] = {
     "SUM": Reader(_reduce(Reduction.SUM), "over any axes; with --oracle tflm (LiteRT's reference kernel reads uint8)"),
     "REDUCE_MAX": Reader(_reduce(Reduction.MAX), "over any axes"),
     "REDUCE_MIN": Reader(_reduce(Reduction.MIN), "over any axes"),
+    "ARG_MAX": Reader(_arg_max, "over the channels, as an output of the model"),
+    "L2_NORMALIZATION": Reader(_l2_normalization, "over the channels of any shape"),
     "SOFTMAX": Reader(_softmax, "over the channels of any shape"),
 }

@@ -12,7 +12,7 @@ from mnet.oracle import accumulator_bound
 from mnet.readers.reader import Reader
 
 
-def _checked(operands: Operands, op: Conv2D | DepthwiseConv2D | FullyConnected) -> list[Op]:
+def checked(operands: Operands, op: Conv2D | DepthwiseConv2D | FullyConnected) -> list[Op]:
     """Return `op` if no input can make its int32 arithmetic overflow: there runtimes differ, or C is undefined."""
     by_name = {tensor.name: tensor for tensor in operands.tensors.values()}
     graph = Graph("", by_name, (), (op.input,), (op.output,), "")
@@ -34,7 +34,7 @@ def _conv_2d(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
         )
     stride, dilation, padding = operands.geometry(operator, source, (weights.shape[1], weights.shape[2]))
     bias, activation = operands.bias(operator, weights.shape[0]), operands.fused(operator, target)
-    return _checked(
+    return checked(
         operands, Conv2D(name, source.name, target.name, weights, bias, scales, stride, dilation, padding, activation)
     )
 
@@ -52,7 +52,7 @@ def _depthwise_conv_2d(operands: Operands, operator: RawOperator, name: str) -> 
         )
     stride, dilation, padding = operands.geometry(operator, source, (weights.shape[1], weights.shape[2]))
     bias, activation = operands.bias(operator, channels_out), operands.fused(operator, target)
-    return _checked(
+    return checked(
         operands,
         DepthwiseConv2D(
             name,
@@ -87,7 +87,7 @@ def _fully_connected(operands: Operands, operator: RawOperator, name: str) -> li
         layer: Conv2D | FullyConnected = FullyConnected(
             name, source.name, output, weights, bias, scales, dense, activation
         )
-        return [*_checked(operands, layer), *after]
+        return [*checked(operands, layer), *after]
     before: list[Op] = []
     if source.shape[2] != taken:
         rows = operands.intermediate(f"{source.name}/{name}", (1, given // taken, taken), source)
@@ -97,7 +97,7 @@ def _fully_connected(operands: Operands, operator: RawOperator, name: str) -> li
     pointwise = weights.reshape(outputs, 1, 1, taken)
     one, no_padding = (1, 1), (0, 0, 0, 0)
     layer = Conv2D(name, source.name, output, pointwise, bias, scales, one, one, no_padding, activation, dense)
-    return [*before, *_checked(operands, layer), *after]
+    return [*before, *checked(operands, layer), *after]
 
 
 READERS: Mapping[str, Reader] = {
