@@ -1,8 +1,8 @@
 """What kernels in plain C take, by core: the terms are those of their loops, the factors were fitted to counted runs.
 
 gcc 12 at -O2 made the runs (`mnet profile`, layer by layer, of random networks that had to do without assembly). On the
-average they agree within 3 to 4 %; convolutions on ARMv6-M, whose registers are short, within 8 %. Another compiler takes
-other figures.
+average they agree within 3 to 4 %; convolutions on ARMv6-M, whose registers are short, within 8 %. Other compilers
+take other figures.
 """
 
 from collections.abc import Mapping
