@@ -35,6 +35,9 @@ from codegen.depthwise_cost import depthwise_cost
 from codegen.depthwise_cost import shared_cost as depthwise_shared_cost
 from codegen.kernel import ANY, NO_PADDING, Kernel, Needs, only, padding_of, wide, wide_rows, wide_whole
 from codegen.layout import PLANAR16, WIDE8, WIDE16
+from codegen.mve_cost import convolution_mve_cost, depthwise_mve_cost
+from codegen.packed_cost import block_cost, packed_cost
+from codegen.plain_cost import convolution_in_c_cost, depthwise_in_c_cost
 from codegen.targets import Target
 from mnet.graph import (
     Conv2D,
@@ -210,6 +213,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=convolution_mve.convolution_view,
         pack=convolution_mve.convolution_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: convolution_mve_cost(view, timing),
     ),
     Kernel(
         family="depthwise_mve",
@@ -221,6 +225,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=depthwise_mve.depthwise_view,
         pack=depthwise_mve.depthwise_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: depthwise_mve_cost(view, timing),
     ),
     *(
         Kernel(
@@ -375,6 +380,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=packed.packed_view,
         pack=packed.packed_pack,
         pointers=_window_pointers,
+        timed=packed_cost,
     ),
     Kernel(
         family="convolution",
@@ -388,6 +394,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.convolution_view,
         pack=plain.convolution_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: convolution_in_c_cost(view, timing),
     ),
     *(
         Kernel(
@@ -427,6 +434,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=packed.depthwise_view,
         pack=packed.depthwise_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: block_cost(view, timing),
     ),
     Kernel(
         family="depthwise",
@@ -438,6 +446,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.depthwise_view,
         pack=plain.depthwise_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: depthwise_in_c_cost(view, timing),
     ),
     *elementwise.KERNELS,
     *movement.KERNELS,
