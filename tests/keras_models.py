@@ -144,6 +144,17 @@ def autoencoder(keras: Any) -> Any:
     return keras.Model(image, k.Conv2D(1, 3, padding="same", activation="sigmoid")(x))
 
 
+def transposed_autoencoder(keras: Any) -> Any:
+    """A convolutional autoencoder whose decoder is made of transposed convolutions, a tanh at the end."""
+    k = keras.layers
+    image = keras.Input((32, 32, 1))
+    x = _conv(k, image, 8, 3, 2)
+    x = _conv(k, x, 12, 3, 2)
+    x = k.Conv2DTranspose(8, 3, 2, padding="same", activation="relu")(x)
+    x = k.Conv2DTranspose(1, 4, 2, padding="same", activation="tanh")(x)
+    return keras.Model(image, x)
+
+
 def sensor(keras: Any) -> Any:
     """A 1-D network for six channels of acceleration, written as 2-D: rows are time; leaky ReLU, maxima."""
     k = keras.layers
@@ -195,6 +206,7 @@ MODELS: Mapping[str, Callable[[Any], Any]] = {
         resnet20,
         inception,
         autoencoder,
+        transposed_autoencoder,
         sensor,
         shuffle,
         two_heads,
