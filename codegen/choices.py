@@ -58,7 +58,7 @@ class Catalogue:
             if not takes(kernel, call) or not self._has_columns(kernel, call):
                 continue
             view = kernel.view(call)
-            cost = kernel.cost(call, view) if kernel.cost else _guess(call)
+            cost = kernel.price(call, view, self.target.timing) or _guess(call)
             copies = 1 if kernel.one_copy else len(set(phases_of(kernel, call, stage.calls)))
             words = len(kernel.pack(call, view, 0))
             function = self._functions.setdefault((kernel.family, view), len(self._functions))

@@ -414,4 +414,4 @@ def convolution_pack(call: Call, view: ConvolutionView, phase: int) -> tuple[int
     rows = [part.reshape(groups, -1) for part in (bias, pairs, words)]
     packed = np.concatenate(rows, 1) & 0xFFFFFFFF
     assert packed.shape[1] == view.group_words
-    return (*view.output.walk, *(int(word) for word in packed.ravel()))
+    return (*view.output.walk, *packed.ravel().tolist())

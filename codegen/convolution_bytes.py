@@ -285,7 +285,7 @@ def bytes_pack(call: Call, view: BytesView, phase: int) -> tuple[int, ...]:
         parts.append((low & 0xFFFF) | (high & 0xFFFF) << 16)
     packed = np.concatenate([*parts, requantization], 1) & 0xFFFFFFFF
     assert packed.shape[1] == view.pair_words
-    return tuple(int(word) for word in packed.ravel())
+    return tuple(packed.ravel().tolist())
 
 
 def _widen(view: BytesView, pixels: int, moves: bool) -> Part:

@@ -347,7 +347,7 @@ def fpu_pack(call: Call, view: FpuView, phase: int) -> tuple[int, ...]:
     columns = [*weights, bias, requantization]
     packed = np.concatenate([part.reshape(view.channel_pairs, -1) for part in columns], 1) & 0xFFFFFFFF
     assert packed.shape[1] == view.weight_words + view.constant_words
-    return tuple(int(word) for word in packed.ravel())
+    return tuple(packed.ravel().tolist())
 
 
 def _words(lanes: np.ndarray) -> np.ndarray:

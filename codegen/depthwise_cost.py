@@ -4,6 +4,8 @@ Every instruction is 1 cycle here but these: a load that does not follow another
 (1 and 1 per word), a taken branch (3).
 """
 
+from functools import lru_cache
+
 from codegen.call import Call, Cost
 from codegen.depthwise import Block, DepthwiseView, Line
 from codegen.depthwise_row import Quad, Word
@@ -113,6 +115,7 @@ def _constants(view: DepthwiseView) -> Cost:
     return total(moves, Cost(2, 6), Cost(1 + 3 + words, 4 * (3 + words)), widen)
 
 
+@lru_cache(maxsize=4096)
 def depthwise_cost(view: DepthwiseView, channels: int = 0) -> Cost:
     """Return the cost of one call of `depthwise_dsp`; `channels` is for views that do not hold them."""
     channels = view.output.channels if view.output else channels

@@ -15,6 +15,7 @@ All of a row is unrolled; channels are a loop.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -138,9 +139,7 @@ class NarrowView:
     @property
     def blocks(self) -> tuple[Block, ...]:
         """Return the plan of a row."""
-        count = -(-self.outputs // BLOCK)
-        edges = [self.outputs * i // count for i in range(count + 1)]
-        return tuple(_block(self, range(first, end)) for first, end in itertools.pairwise(edges))
+        return _blocks(self)
 
     @property
     def unroll(self) -> int:
@@ -267,6 +266,13 @@ def _pass(words: list[tuple[_Word, _Products]], registers: _Registers, moves: bo
     return Pass(tuple(parts[0]), tuple(step for part in parts[1:] for step in part))
 
 
+@lru_cache(maxsize=1024)
+def _blocks(view: NarrowView) -> tuple[Block, ...]:
+    count = -(-view.outputs // BLOCK)
+    edges = [view.outputs * i // count for i in range(count + 1)]
+    return tuple(_block(view, range(first, end)) for first, end in itertools.pairwise(edges))
+
+
 def _block(view: NarrowView, outputs: range) -> Block:
     held = dict[int, str]()
     moves = outputs.start == 0
@@ -336,7 +342,7 @@ def narrow_pack(call: Call, view: NarrowView, phase: int) -> tuple[int, ...]:
         columns = [*pairs[:3], bias, *pairs[3:]]
     words = np.stack([*columns, *requantization.T], axis=1)
     assert words.shape[1] == view.channel_words
-    return tuple(int(word) & 0xFFFFFFFF for word in words.ravel())
+    return tuple((words.ravel() & 0xFFFFFFFF).tolist())
 
 
 def _pass_cost(some: Pass, value: int, pixel: int, extra: int, behind_store: bool = False, moves: bool = False) -> Cost:
@@ -381,6 +387,7 @@ def _constants_cost(view: NarrowView, block: Block) -> Cost:
     return total(Cost(1 + 3, 2), plain(5 + 1 if r.form == "fast" else 3 + 1), Cost(2 + 1 - behind_load, 8), how)
 
 
+@lru_cache(maxsize=4096)
 def narrow_cost(view: NarrowView) -> Cost:
     """Return the cost of one call."""
     if not view.assembly:

@@ -193,7 +193,7 @@ def wide_pack(call: Call, view: WideView, phase: int) -> tuple[int, ...]:
         ],
         axis=1,
     )
-    return tuple(int(word) & 0xFFFFFFFF for word in words.ravel())
+    return tuple((words.ravel() & 0xFFFFFFFF).tolist())
 
 
 def wide_cost(view: WideView) -> Cost:

@@ -58,7 +58,7 @@ def _ready(problem: Problem, op: int) -> Iterator[_Table]:
     for other in {other for before in calls for other, _ in before}:
         values = np.full((problem.calls[other] + 1, len(calls) + 1), np.inf)
         for number, before in enumerate(calls):
-            values[max(count for source, count in before if source == other) if before else 0 :, number] = 0
+            values[max((count for source, count in before if source == other), default=0) :, number] = 0
         yield _Table((other, op), values)
 
 

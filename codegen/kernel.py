@@ -6,7 +6,7 @@ from typing import Any
 
 from codegen.call import Call, Cost
 from codegen.layout import BYTES8, WIDE8, WIDE16, Layout
-from codegen.targets import Target
+from codegen.targets import Target, Timing
 from mnet.graph import ArgMax, Binary, Conv2D, DepthwiseConv2D, Graph, L2Normalization, Op, Reduce, Softmax, Unary
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
@@ -42,13 +42,20 @@ class Kernel:
     pointers: Callable[[Call], int] = lambda call: 1  # row pointers for each input
     can_be_whole: Callable[[Op, Graph], bool] = lambda op, graph: False  # can make all rows in one call
     makes: Callable[[Call], bool] = lambda call: True  # with these rows a call
-    cost: Callable[[Call, Any], Cost] | None = None  # None: plain C, the last resort
+    cost: Callable[[Call, Any], Cost] | None = None  # on a Cortex-M4; kernels of several cores have `timed` instead
+    timed: Callable[[Call, Any, Timing], Cost] | None = None  # by what instructions take on a core
     stack: Callable[[Call, Any], int] = lambda call, view: 40  # bytes that a call takes
     one_copy: bool = False  # of the constants, for all phases of a ring: phase p begins at word p
     # Where calls read other rows than a window that slides by the stride: the rows of input `which` that call `number`
     # gets pointers to, none of them padding; of all inputs together as many at every call.
     rows_read: Callable[[Call, int, int], Sequence[int]] | None = None
     phase: Callable[[Call, int], int] = lambda call, number: 0  # which constants call `number` gets
+
+    def price(self, call: Call, view: Any, timing: Timing) -> Cost | None:
+        """Return what one call takes on a core; None where there is no formula."""
+        if self.timed:
+            return self.timed(call, view, timing)
+        return self.cost(call, view) if self.cost else None
 
     def pointers_of_all(self, call: Call) -> int:
         """Return the row pointers of one call, to all inputs."""

@@ -18,6 +18,7 @@ from codegen import (
     depthwise,
     depthwise_mve,
     depthwise_narrow,
+    depthwise_planar,
     depthwise_shared,
     depthwise_wide,
     elementwise,
@@ -34,6 +35,9 @@ from codegen.depthwise_cost import depthwise_cost
 from codegen.depthwise_cost import shared_cost as depthwise_shared_cost
 from codegen.kernel import ANY, NO_PADDING, Kernel, Needs, only, padding_of, wide, wide_rows, wide_whole
 from codegen.layout import PLANAR16, WIDE8, WIDE16
+from codegen.mve_cost import convolution_mve_cost, depthwise_mve_cost
+from codegen.packed_cost import block_cost, packed_cost
+from codegen.plain_cost import convolution_in_c_cost, depthwise_in_c_cost
 from codegen.targets import Target
 from mnet.graph import (
     Conv2D,
@@ -128,6 +132,10 @@ def _depthwise_narrow(op: Op, graph: Graph, target: Target) -> str | None:
     return _depthwise_wide(op, graph, target) or depthwise.depthwise_accepts(op, graph)
 
 
+def _depthwise_planar(op: Op, graph: Graph, target: Target) -> str | None:
+    return depthwise_planar.planar_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
+
+
 def _depthwise_wide(op: Op, graph: Graph, target: Target) -> str | None:
     return depthwise_wide.wide_accepts(op, graph) if wide(target) is WIDE16 else "rows are not pairs for SMLAD"
 
@@ -205,6 +213,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=convolution_mve.convolution_view,
         pack=convolution_mve.convolution_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: convolution_mve_cost(view, timing),
     ),
     Kernel(
         family="depthwise_mve",
@@ -216,6 +225,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=depthwise_mve.depthwise_view,
         pack=depthwise_mve.depthwise_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: depthwise_mve_cost(view, timing),
     ),
     *(
         Kernel(
@@ -349,6 +359,18 @@ KERNELS: tuple[Kernel, ...] = (
         one_copy=True,
     ),
     Kernel(
+        family="depthwise_planar",
+        template="depthwise_planar.c.j2",
+        accepts=_depthwise_planar,
+        reads=frozenset({"planar16"}),
+        writes=_WIDE,
+        needs=_depthwise_needs,
+        view=depthwise_planar.planar_view,
+        pack=depthwise_planar.planar_pack,
+        pointers=_window_pointers,
+        cost=lambda call, view: depthwise_planar.planar_cost(view),
+    ),
+    Kernel(
         family="convolution_packed",
         template="convolution_packed.c.j2",
         accepts=_convolution_packed,
@@ -358,6 +380,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=packed.packed_view,
         pack=packed.packed_pack,
         pointers=_window_pointers,
+        timed=packed_cost,
     ),
     Kernel(
         family="convolution",
@@ -371,6 +394,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.convolution_view,
         pack=plain.convolution_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: convolution_in_c_cost(view, timing),
     ),
     *(
         Kernel(
@@ -410,6 +434,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=packed.depthwise_view,
         pack=packed.depthwise_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: block_cost(view, timing),
     ),
     Kernel(
         family="depthwise",
@@ -421,6 +446,7 @@ KERNELS: tuple[Kernel, ...] = (
         view=plain.depthwise_view,
         pack=plain.depthwise_pack,
         pointers=_window_pointers,
+        timed=lambda call, view, timing: depthwise_in_c_cost(view, timing),
     ),
     *elementwise.KERNELS,
     *movement.KERNELS,

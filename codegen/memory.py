@@ -3,6 +3,7 @@
 A buffer need not be live all the time: between two bursts of rows its bytes are free for others. Its address stays.
 """
 
+from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -73,20 +74,38 @@ def _conflicts(boxes: Sequence[Box]) -> npt.NDArray[np.bool_]:
     return np.asarray(live @ live.T > 0)
 
 
-def _first_fit(boxes: Sequence[Box], conflicts: npt.NDArray[np.bool_], order: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Place boxes in the given order, each at the lowest address that is free during its whole life."""
-    placed = np.array([box.fixed is not None for box in boxes])
-    address = np.array([box.fixed or 0 for box in boxes])
-    end = address + [box.size for box in boxes]
-    for index in order:
-        others = np.flatnonzero(conflicts[index] & placed)
-        others = others[np.argsort(address[others], kind="stable")]
-        free = np.maximum.accumulate(np.concatenate(([0], end[others])))  # where a gap may begin
-        fits = address[others] - free[:-1] >= boxes[index].size
-        address[index] = free[int(np.argmax(fits))] if fits.any() else free[-1]
-        end[index] = address[index] + boxes[index].size
-        placed[index] = True
-    return address
+class _FirstFit:
+    """Places boxes in an order, each at the lowest address that is free during its whole life.
+
+    An order that begins as the one before keeps what was placed for that beginning.
+    """
+
+    def __init__(self, boxes: Sequence[Box], conflicts: npt.NDArray[np.bool_]) -> None:
+        self.sizes = [box.size for box in boxes]
+        self.addresses = [box.fixed or 0 for box in boxes]
+        self._conflicts = [row.tobytes() for row in conflicts]  # a byte for each other box
+        self._fixed = [index for index, box in enumerate(boxes) if box.fixed is not None]
+        self._order: list[int] = []
+
+    def place(self, order: Sequence[int]) -> int:
+        """Place the boxes; return the bytes taken."""
+        pairs = enumerate(zip(order, self._order, strict=False))
+        same = next((number for number, (new, old) in pairs if new != old), min(len(order), len(self._order)))
+        placed = sorted((self.addresses[index], index) for index in (*self._fixed, *order[:same]))
+        sizes = self.sizes
+        for index in order[same:]:
+            conflicts, size, free = self._conflicts[index], sizes[index], 0
+            for address, other in placed:
+                if conflicts[other]:
+                    if address - free >= size:
+                        break
+                    end = address + sizes[other]
+                    if end > free:
+                        free = end
+            self.addresses[index] = free
+            insort(placed, (free, index))
+        self._order = list(order)
+        return max(address + size for address, size in zip(self.addresses, sizes, strict=True))
 
 
 _ORDERS: tuple[Callable[[Box], tuple[int, ...]], ...] = (
@@ -106,29 +125,28 @@ def place(boxes: Sequence[Box]) -> tuple[dict[str, int], int]:
     if not boxes:
         return {}, 0
     boxes = sorted(boxes, key=lambda box: box.name)
-    conflicts, sizes = _conflicts(boxes), np.array([box.size for box in boxes])
+    conflicts = _conflicts(boxes)
     least = max(live_bytes(boxes), max((box.fixed or 0) + box.size for box in boxes))
-    best = min((_fitted(boxes, conflicts, sizes, order, least) for order in _ORDERS), key=lambda found: found[1])
-    return {box.name: int(address) for box, address in zip(boxes, best[0], strict=True)}, best[1]
+    best = min((_fitted(boxes, conflicts, order, least) for order in _ORDERS), key=lambda found: found[1])
+    return {box.name: address for box, address in zip(boxes, best[0], strict=True)}, best[1]
 
 
 def _fitted(
     boxes: Sequence[Box],
     conflicts: npt.NDArray[np.bool_],
-    sizes: npt.NDArray[np.int64],
     order: Callable[[Box], tuple[int, ...]],
     least: int,
 ) -> tuple[Sequence[int], int]:
     """Return the best first-fit from an order, and the bytes that it takes."""
     loose = [index for index, box in enumerate(boxes) if box.fixed is None]
     queue = sorted(loose, key=lambda index: (order(boxes[index]), index))
+    fit = _FirstFit(boxes, conflicts)
     best: tuple[Sequence[int], int] | None = None
     for _ in range(_MOVES):
-        addresses = _first_fit(boxes, conflicts, queue)
-        taken = int((addresses + sizes).max())
+        taken = fit.place(queue)
         if best is None or taken < best[1]:
-            best = addresses.tolist(), taken
-        top = next((i for i, index in enumerate(queue) if addresses[index] + sizes[index] == taken), 0)
+            best = list(fit.addresses), taken
+        top = next((i for i, index in enumerate(queue) if fit.addresses[index] + fit.sizes[index] == taken), 0)
         if taken == least or top == 0:
             break
         queue.insert(top // 2, queue.pop(top))

@@ -31,6 +31,7 @@ _VARIABLES = "ijklmnop"
 MOST_POINTERS = 24  # of a call that makes a row
 MOST_CASES = 32  # rows that begin at different places
 MOST_PIECES = 32  # loops with all that is in them
+MOST_STRAIGHT = 8  # values that no loop is worth
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +47,18 @@ class Origins:
 def _index(first: int, names: str, steps: Sequence[int]) -> str:
     """Return a sum in C.
 
-    >>> _index(4, "ij", (8, 1)), _index(0, "i", (0,)), _index(0, "i", (-1,))
-    ('4 + i * 8 + j', '0', 'i * -1')
+    >>> _index(4, "ij", (8, 1)), _index(0, "i", (0,)), _index(5, "i", (-1,))
+    ('i * 8 + j + 4', '0', '5 - i')
     """
-    terms = [name if step == 1 else f"{name} * {step}" for name, step in zip(names, steps, strict=True) if step]
-    return " + ".join([str(first)] * (first != 0 or not terms) + terms)
+    terms = [
+        (step < 0, f"{name} * {abs(step)}" if abs(step) > 1 else name)
+        for name, step in zip(names, steps, strict=True)
+        if step
+    ]
+    ordered = [term for term in terms if not term[0]] + [(first < 0, str(abs(first)))] * (first != 0 or not terms)
+    ordered += [term for term in terms if term[0]]
+    (is_less, text), *others = ordered
+    return ("-" if is_less else "") + text + "".join((" - " if less else " + ") + term for less, term in others)
 
 
 @dataclass(frozen=True)
@@ -69,38 +77,60 @@ class Piece:
 
     @property
     def nest(self) -> tuple[Loop, ...]:
-        """Return the loops; at least one."""
-        return self.loops or ((1, 0, 0),)
+        """Return the loops that are printed as such: a short innermost one is not."""
+        return self.loops if self.straight == 1 or self.loops[-1][0] > self.straight else self.loops[:-1]
 
     @property
-    def variables(self) -> str:
-        """Return the names of their counters."""
-        return _VARIABLES[: len(self.nest)]
+    def straight(self) -> int:
+        """Return how many values of the innermost loop are moved one behind the other."""
+        count = self.loops[-1][0] if self.loops else 1
+        return count if count <= MOST_STRAIGHT else next(few for few in (4, 3, 2, 1) if count % few == 0)
 
     @property
-    def source_index(self) -> str:
-        """Return the place in C of a value that is read, from where the piece begins."""
-        return _index(0, self.variables, [source for _, source, _ in self.nest])
+    def heads(self) -> tuple[tuple[str, int, int], ...]:
+        """Return variable, end and step of each loop that is printed."""
+        ends = [(name, count, 1) for name, (count, *_) in zip(_VARIABLES, self.nest, strict=False)]
+        if ends and len(ends) == len(self.loops):
+            ends[-1] = (*ends[-1][:2], self.straight)
+        return tuple(ends)
 
     @property
-    def target_index(self) -> str:
-        """Return the place in C of a value that is written."""
-        steps = [target for *_, target in self.nest]
-        if self.pointers > 1:
-            return _index(self.target, self.variables + "r", [*steps, self.pointer_step])
-        return _index(self.target, self.variables, steps)
+    def variables(self) -> tuple[str, ...]:
+        """Return the names that the loops need."""
+        return (*(name for name, *_ in self.heads), *("r" if self.pointers > 1 else ""))
+
+    @property
+    def groups(self) -> tuple[tuple[tuple[str, str, str], ...], ...]:
+        """Return values that are read before any of them is written: variable, places in C to read and to write."""
+        names = "".join(name for name, *_ in self.heads)
+        step = self.loops[-1][1:] if self.loops else (0, 0)
+        sources, targets = [source for _, source, _ in self.nest], [target for *_, target in self.nest]
+        by_row = ("r", [self.pointer_step]) if self.pointers > 1 else ("", [])
+        places = [
+            (
+                "abcd"[number % 4],
+                _index(number * step[0], names, sources),
+                _index(self.target + number * step[1], names + by_row[0], [*targets, *by_row[1]]),
+            )
+            for number in range(self.straight)
+        ]
+        return tuple(tuple(places[first : first + 4]) for first in range(0, len(places), 4))
 
 
 @dataclass(frozen=True)
 class MoveView:
     """All that a row of the output is made of: one or several cases."""
 
-    words: str  # what it does
     target: Access
     pointers: int
     cases: tuple[tuple[Piece, ...], ...]
     by_case: bool  # constants begin with the case
     by_row: bool  # then say where each piece begins; `Piece.source` is 0
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Return the names that the loops need."""
+        return tuple(sorted({name for pieces in self.cases for piece in pieces for name in piece.variables}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,24 +305,48 @@ def _over_pointers(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     return tuple(made)
 
 
+def _in_fours(pieces: Sequence[Piece], target: Access) -> tuple[Piece, ...]:
+    """Return the pieces, the last values of long odd loops apart from fours; not where they may be words."""
+    made = []
+    for piece in pieces:
+        count, source, to = piece.loops[-1] if piece.loops else (1, 0, 0)
+        rest = count % 4
+        if count <= MOST_STRAIGHT or rest * _size(target) % 4 == 0:
+            made.append(piece)
+            continue
+        fours = replace(piece, loops=(*piece.loops[:-1], (count - rest, source, to)))
+        last = ((rest, source, to),) if rest > 1 else ()
+        begin, end = piece.source + (count - rest) * source, piece.target + (count - rest) * to
+        made += [fours, replace(piece, source=begin, target=end, loops=(*piece.loops[:-1], *last))]
+    return tuple(made)
+
+
+def _size(access: Access) -> int:
+    """Return the bytes of an element."""
+    return int(access.c_type.strip("uint_")) // 8
+
+
 def _as_words(pieces: Sequence[Piece], target: Access) -> Piece:
     """Return the piece that these are which begin elsewhere in their rows: word by word where all may be."""
     piece = pieces[0]
-    size = int(target.c_type.strip("uint_")) // 8
-    count, source_step, target_step = piece.nest[-1]
+    size = _size(target)
+    count, source_step, target_step = piece.loops[-1] if piece.loops else (1, 1, 1)
     bases = [place for other in pieces for place in (other.source, other.target)]
-    steps = [step for _, *both in piece.nest[:-1] for step in both] + [piece.pointer_step, count]
-    plain = piece.pointer >= 0 and piece.offset == 0 and piece.c_type.strip("u") == target.c_type.strip("u")
-    if not plain or (source_step, target_step) != (1, 1) or any(n * size % 4 for n in (*bases, *steps)):
+    steps = [step for _, *both in piece.loops[:-1] for step in both] + [piece.pointer_step, count]
+    sets = piece.pointer < 0
+    plain = sets or (piece.offset == 0 and piece.c_type.strip("u") == target.c_type.strip("u"))
+    if not plain or (source_step, target_step) != (1 - sets, 1) or any(n * size % 4 for n in (*bases, *steps)):
         return piece
     each = 4 // size
-    loops = tuple((n, a // each, b // each) for n, a, b in piece.nest[:-1])
+    loops = tuple((n, a // each, b // each) for n, a, b in piece.loops[:-1])
+    pattern = sum((piece.offset & ((1 << 8 * size) - 1)) << shift for shift in range(0, 32, 8 * size))
     return replace(
         piece,
         pointer_step=piece.pointer_step // each,
         source=piece.source // each,
         target=piece.target // each,
-        loops=(*loops, (count // each, 1, 1)),
+        loops=(*loops, (count // each, 1 - sets, 1)) if count > each else loops,
+        offset=pattern if sets else 0,
         words=True,
     )
 
@@ -340,16 +394,16 @@ def _moved(op: Move, sources: Sequence[Access], shapes: tuple[Shape, ...], targe
         copied = number >= 0
         begin = int(place[copied].min()) if copied.any() else 0
         place = np.where(copied, place - begin, 0)
-        key = number.tobytes() + place.tobytes()
+        key = number.tobytes() + which.tobytes() + place.tobytes()
         if key not in made:
             made[key] = _row_pieces((number, which, place), offset, value, out.reshape(-1, channels))
         by_row.append(tuple(replace(p, source=p.source + begin) if p.pointer >= 0 else p for p in made[key]))
-    return _shared(op, by_row, target, pointers)
+    return _shared(by_row, target, pointers)
 
 
-def _shared(op: Move, by_row: Sequence[tuple[Piece, ...]], target: Access, pointers: int) -> Moves:
+def _shared(by_row: Sequence[tuple[Piece, ...]], target: Access, pointers: int) -> Moves:
     """Return the code that all rows share, and what tells them from each other."""
-    distinct = list(dict.fromkeys(by_row))
+    distinct = [_in_fours(pieces, target) for pieces in dict.fromkeys(by_row)]
     forms = [tuple(replace(piece, source=0) for piece in pieces) for pieces in distinct]
     cases = list(dict.fromkeys(forms))
     by_place = len(distinct) > len(cases)
@@ -359,13 +413,14 @@ def _shared(op: Move, by_row: Sequence[tuple[Piece, ...]], target: Access, point
         made.append(tuple(_as_words(same, target) for same in zip(*rows, strict=True)))
     for pieces, form in zip(distinct, forms, strict=True):
         number = cases.index(form)
-        unit = [4 // (int(target.c_type.strip("uint_")) // 8) if piece.words else 1 for piece in made[number]]
+        unit = [4 // _size(target) if piece.words else 1 for piece in made[number]]
         places = [piece.source // each for piece, each in zip(pieces, unit, strict=True)] if by_place else []
         constants.append(((number,) if len(cases) > 1 else ()) + tuple(map(as_word, places)))
     if by_place:
         made = [tuple(replace(piece, source=0) for piece in pieces) for pieces in made]
-    view = MoveView(type(op).__name__, target, pointers, tuple(made), len(cases) > 1, by_place)
-    return Moves(view, tuple(constants), tuple(distinct.index(pieces) for pieces in by_row))
+    view = MoveView(target, pointers, tuple(made), len(cases) > 1, by_place)
+    numbers = {pieces: number for number, pieces in enumerate(dict.fromkeys(by_row))}
+    return Moves(view, tuple(constants), tuple(numbers[pieces] for pieces in by_row))
 
 
 @lru_cache(maxsize=64)
@@ -439,16 +494,27 @@ def _rows_read(call: Call, which: int, number: int) -> Sequence[int]:
 def cost(view: MoveView) -> Cost:
     """Return what a call takes: the dearest of its cases, and the code of all."""
     return Cost(
-        20 + max(sum(_cycles(piece) for piece in pieces) for pieces in view.cases),
-        40 + sum(32 + 16 * len(piece.nest) for pieces in view.cases for piece in pieces),
+        20 + max(sum(_cycles(piece, view.target) for piece in pieces) for pieces in view.cases),
+        16 + sum(_code_bytes(piece) for pieces in view.cases for piece in pieces),
     )
 
 
-def _cycles(piece: Piece) -> int:
-    turns = math.prod(count for count, *_ in piece.nest)
-    return piece.pointers * (
-        8 + 7 * turns + 6 * sum(math.prod(n for n, *_ in piece.nest[:depth]) for depth in range(1, len(piece.nest)))
-    )
+def _cycles(piece: Piece, target: Access) -> int:
+    """Return what compiled C takes, roughly: groups of loads and stores, and the loops around them."""
+    converts = not piece.words and piece.c_type != target.c_type
+    read = 0 if piece.pointer < 0 else (1 + converts) * len(piece.groups) + piece.straight
+    turns, cycles = 1, 0
+    for count, *_ in piece.nest[:-1]:
+        turns *= count
+        cycles += 5 * turns
+    if piece.heads:
+        turns *= -(-piece.heads[-1][1] // piece.heads[-1][2])
+        cycles += 5 * turns
+    return piece.pointers * (8 + cycles + turns * (read + piece.straight))
+
+
+def _code_bytes(piece: Piece) -> int:
+    return 16 + (2 if piece.pointer < 0 else 4) * piece.straight + 10 * len(piece.heads)
 
 
 MOVE = Kernel(

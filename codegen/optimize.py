@@ -58,11 +58,17 @@ class Optimizer:
 
     def solution(self, forms: Forms, candidates: Sequence[Candidate], ram: int) -> Solution:
         """Return what these choices take."""
-        cycles = self.base + sum(candidate.cycles for candidate in candidates)
-        cycles += sum(form.cycles for form in forms.values())
-        code = {candidate.function: candidate.code_bytes for candidate in candidates}
-        flash = FIXED_CODE + sum(code.values()) + sum(candidate.constant_bytes for candidate in candidates)
-        stack = max(candidate.stack_bytes for candidate in candidates)
+        cycles, flash, stack = self.base, FIXED_CODE, 0
+        code: dict[int, int] = {}
+        for candidate in candidates:  # in one go: searches ask often
+            cycles += candidate.cycles
+            flash += candidate.constant_bytes
+            code[candidate.function] = candidate.code_bytes
+            if candidate.stack_bytes > stack:
+                stack = candidate.stack_bytes
+        for form in forms.values():
+            cycles += form.cycles
+        flash += sum(code.values())
         price = self.objective.price(cycles, ram + stack, flash)
         if ram > self.most_ram:
             price += 1e6 + ram  # out of budget: first of all less memory

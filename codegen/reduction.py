@@ -14,6 +14,7 @@ from codegen.call import Call, Cost
 from codegen.kernel import ANY, Kernel, Needs, only, wide, wide_rows
 from codegen.layout import INDICES32, SUMS32, WIDE16
 from codegen.plain import Access, access, as_word, no_constants
+from codegen.plain_cost import softmax_cost
 from codegen.targets import Target
 from mnet.fixed_point import exp_on_negative_values, saturating_rounding_doubling_high_multiply
 from mnet.graph import ArgMax, AveragePool2D, Graph, L2Normalization, Op, Reduce, Reduction, Softmax
@@ -266,7 +267,7 @@ ROW_SUM = _first(
     family="row_sum",
     template="row_sum.c.j2",
     view=row_sum.row_sum_view,
-    cost=lambda call, view: row_sum.row_sum_cost(view),
+    timed=lambda call, view, timing: row_sum.row_sum_cost(view, timing),
 )
 ROW_SUM_DSP = replace(ROW_SUM, view=partial(row_sum.row_sum_view, dsp=True))
 ACCUMULATE = _first(
@@ -329,5 +330,6 @@ KERNELS = (
         needs=wide_rows,
         view=softmax_view,
         pack=softmax_pack,
+        timed=lambda call, view, timing: softmax_cost(view.source, timing),
     ),
 )

@@ -26,6 +26,8 @@ from codegen.convolution_parts import (
 )
 from codegen.layout import WIDE8, WIDE16, align4
 from codegen.plain import Access, access
+from codegen.plain_cost import row_sum_in_c_cost
+from codegen.targets import Timing
 
 LANES = ("r2", "r3", "r4", "r5")
 WORDS = ("r6", "r7", "r8", "r9", "r10", "r11", "r12", "lr")  # of the input, then sums
@@ -161,22 +163,14 @@ def row_sum_view(call: Call, dsp: bool = False) -> RowSumView:
 
 
 @lru_cache(maxsize=4096)
-def row_sum_cost(view: RowSumView) -> Cost:
+def row_sum_cost(view: RowSumView, timing: Timing) -> Cost:
     """Return what one call takes."""
     if not view.assembly:
-        return _in_c(view.source)
+        return row_sum_in_c_cost(view.source, timing)
     whole = PUSH + LOAD + NARROW + addition(view.source.first * view.value_bytes) + POP
     for block in view.blocks:
         whole += _block(view, block)
     return Cost(whole.cycles, whole.code)
-
-
-def _in_c(source: Access) -> Cost:
-    """Return what compiled C takes, roughly: eight pixels at a time, then the others."""
-    eights, rest = divmod(source.width, 8)
-    passes = eights + (rest > 0)
-    cycles = 17 + source.channels * (8 * passes + (9 * source.width + 3) // 4)
-    return Cost(cycles, 24 + 7 * (8 * (eights > 0) + rest) + 16 * (passes > 1))
 
 
 def _block(view: RowSumView, block: Block) -> Part:

@@ -36,6 +36,7 @@ _COMPILED = {
     "depthwise_dsp": 168,
     "depthwise_mve": 96,
     "depthwise_narrow": 152,
+    "depthwise_planar": 136,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
     "extremum": 120,

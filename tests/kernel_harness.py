@@ -260,8 +260,8 @@ def measured(cases: Sequence[Case], where: Path, core: str = "M4", timing: Timin
     """Compile all cases for a core, run them in Unicorn, compare; return what each call took."""
     names = write_sources(cases, where)
     machine = Machine(where, core)
-    timed = timing or target("cortex-m4").timing
-    return [machine.measure(case, name, timed) for case, name in zip(cases, names, strict=True)]
+    timing = timing or target(f"cortex-{core.lower()}").timing
+    return [machine.measure(case, name, timing) for case, name in zip(cases, names, strict=True)]
 
 
 # ---- cases ----

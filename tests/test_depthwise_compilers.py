@@ -10,6 +10,7 @@ from tests import (
     test_depthwise_apart,
     test_depthwise_dsp,
     test_depthwise_narrow,
+    test_depthwise_planar,
     test_depthwise_shared,
     test_depthwise_wide,
 )
@@ -27,7 +28,14 @@ from tests.kernel_harness import (
 )
 
 M4 = " ".join(CORES["M4"])
-KERNELS = (test_depthwise_apart, test_depthwise_dsp, test_depthwise_narrow, test_depthwise_shared, test_depthwise_wide)
+KERNELS = (
+    test_depthwise_apart,
+    test_depthwise_dsp,
+    test_depthwise_narrow,
+    test_depthwise_shared,
+    test_depthwise_planar,
+    test_depthwise_wide,
+)
 COMPILERS = (
     "gcc -std=c99",
     "g++ -x c++ -std=c++11",

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from codegen.call import Call
 from codegen.dead_channels import drop_dead_channels
-from codegen.movement import nests, origins, rows_of
+from codegen.layout import WIDE8, WIDE16
+from codegen.movement import moves, nests, origins, rows_of
 from codegen.planner import INPUT_MODES, plan
 from codegen.simplify import simplify
 from codegen.targets import target
@@ -21,6 +23,7 @@ from mnet.movement import move, rearrange
 from mnet.oracle import LITERT, TFLM
 from mnet.tflite import parse_model
 from mnet.tflm_runtime import run_tflm
+from tests.kernel_harness import storage, tensor
 from tests.models import Builder
 from tests.one_operator import one_operator
 from tests.strategies import MOVES, random_input, small_graphs
@@ -263,6 +266,15 @@ def test_rows_are_read_that_the_values_come_from(graph: Graph) -> None:
             else (op.value if isinstance(op, Pad) else 0)
         )
     assert np.array_equal(picked, expected)
+
+
+def test_inputs_that_lie_differently_have_loops_of_their_own() -> None:
+    shape = (2, 3, 4)
+    sources = tuple(storage(tensor(name, shape, 0), layout) for name, layout in (("a", WIDE16), ("b", WIDE8)))
+    call = Call(Concat("concat", ("a", "b"), "c", 0), sources, storage(tensor("c", (4, 3, 4), 0), WIDE8), 1, None)
+    found = moves(call)
+    assert found.phases == (0, 0, 1, 1)
+    assert [[piece.c_type for piece in pieces] for pieces in found.view.cases] == [["int16_t"], ["uint8_t"]]
 
 
 @given(st.permutations(range(4)), st.lists(st.integers(1, 3), min_size=4, max_size=4))

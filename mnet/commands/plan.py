@@ -8,12 +8,10 @@ from typing import Any
 from codegen.assemble import assemble
 from codegen.certificate import Certificate, certificate
 from codegen.front import Point
-from codegen.plan import Plan
 from codegen.planner import Request
 from mnet.commands.console import Column, print_json, print_table, progress, write_text
 from mnet.errors import MnetError
 from mnet.front_picture import front_svg, notes_of
-from mnet.graph import macs_of
 from mnet.pipeline import Options, requested
 from mnet.plan_cache import cached_front
 
@@ -25,14 +23,7 @@ class _Front:
     model: str
     request: Request
     points: Sequence[Point]
-    least: Plan  # the point of the smallest arena
-    certificate: Certificate  # of that
-
-    @property
-    def is_rough(self) -> bool:
-        """Return whether most multiply-adds are those of kernels whose cycles and code are guessed."""
-        macs = {op.name: macs_of(self.request.graph, op.call.op) for op in self.least.ops}
-        return 2 * sum(macs[op.name] for op in self.least.ops if op.kernel.cost is None) > sum(macs.values())
+    certificate: Certificate  # of the plan of the smallest arena
 
     def as_json(self) -> dict[str, Any]:
         """Return the front as plain values."""
@@ -42,7 +33,6 @@ class _Front:
             "target": self.request.target.name,
             "oracle": self.request.oracle.name,
             "input_mode": self.request.input_mode,
-            "rough": self.is_rough,
             "arena_bound_bytes": self.certificate.value_bound_bytes,
             "points": [
                 {
@@ -74,7 +64,7 @@ def plan(model: Path, options: Options, json_file: str | None, svg: Path | None)
     least = points[0]
     arguments = request.graph, request.target, request.oracle, request.input_mode, least.optimize
     made = assemble(*arguments, least.decisions)
-    found = _Front(model.name, request, points, made, certificate(made))
+    found = _Front(model.name, request, points, certificate(made))
     if svg is not None:
         write_text(svg, front_svg(points, f"{model.name} for {request.target.name}"))
     if json_file:
@@ -112,8 +102,6 @@ def _print(found: _Front) -> None:
         f"{points[0].arena_bytes:,} B are {bound.value_percent:.1f} % more"
     )
     print("arena: rows and state; stack: a bound, beside the arena; cycles and flash: estimated (mnet profile counts)")
-    if found.is_rough:
-        print(f"kernels of {request.target.name} have no formula of cycles yet: cycles and flash are guesses here")
 
 
 def _percent(value: int, default: int) -> str:
