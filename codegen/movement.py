@@ -305,10 +305,31 @@ def _over_pointers(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     return tuple(made)
 
 
+def _in_fours(pieces: Sequence[Piece], target: Access) -> tuple[Piece, ...]:
+    """Return the pieces, the last values of long odd loops apart from fours; not where they may be words."""
+    made = []
+    for piece in pieces:
+        count, source, to = piece.loops[-1] if piece.loops else (1, 0, 0)
+        rest = count % 4
+        if count <= MOST_STRAIGHT or rest * _size(target) % 4 == 0:
+            made.append(piece)
+            continue
+        fours = replace(piece, loops=(*piece.loops[:-1], (count - rest, source, to)))
+        last = ((rest, source, to),) if rest > 1 else ()
+        begin, end = piece.source + (count - rest) * source, piece.target + (count - rest) * to
+        made += [fours, replace(piece, source=begin, target=end, loops=(*piece.loops[:-1], *last))]
+    return tuple(made)
+
+
+def _size(access: Access) -> int:
+    """Return the bytes of an element."""
+    return int(access.c_type.strip("uint_")) // 8
+
+
 def _as_words(pieces: Sequence[Piece], target: Access) -> Piece:
     """Return the piece that these are which begin elsewhere in their rows: word by word where all may be."""
     piece = pieces[0]
-    size = int(target.c_type.strip("uint_")) // 8
+    size = _size(target)
     count, source_step, target_step = piece.loops[-1] if piece.loops else (1, 1, 1)
     bases = [place for other in pieces for place in (other.source, other.target)]
     steps = [step for _, *both in piece.loops[:-1] for step in both] + [piece.pointer_step, count]
@@ -382,7 +403,7 @@ def _moved(op: Move, sources: Sequence[Access], shapes: tuple[Shape, ...], targe
 
 def _shared(by_row: Sequence[tuple[Piece, ...]], target: Access, pointers: int) -> Moves:
     """Return the code that all rows share, and what tells them from each other."""
-    distinct = list(dict.fromkeys(by_row))
+    distinct = [_in_fours(pieces, target) for pieces in dict.fromkeys(by_row)]
     forms = [tuple(replace(piece, source=0) for piece in pieces) for pieces in distinct]
     cases = list(dict.fromkeys(forms))
     by_place = len(distinct) > len(cases)
@@ -392,13 +413,14 @@ def _shared(by_row: Sequence[tuple[Piece, ...]], target: Access, pointers: int) 
         made.append(tuple(_as_words(same, target) for same in zip(*rows, strict=True)))
     for pieces, form in zip(distinct, forms, strict=True):
         number = cases.index(form)
-        unit = [4 // (int(target.c_type.strip("uint_")) // 8) if piece.words else 1 for piece in made[number]]
+        unit = [4 // _size(target) if piece.words else 1 for piece in made[number]]
         places = [piece.source // each for piece, each in zip(pieces, unit, strict=True)] if by_place else []
         constants.append(((number,) if len(cases) > 1 else ()) + tuple(map(as_word, places)))
     if by_place:
         made = [tuple(replace(piece, source=0) for piece in pieces) for pieces in made]
     view = MoveView(target, pointers, tuple(made), len(cases) > 1, by_place)
-    return Moves(view, tuple(constants), tuple(distinct.index(pieces) for pieces in by_row))
+    numbers = {pieces: number for number, pieces in enumerate(dict.fromkeys(by_row))}
+    return Moves(view, tuple(constants), tuple(numbers[pieces] for pieces in by_row))
 
 
 @lru_cache(maxsize=64)
@@ -472,21 +494,22 @@ def _rows_read(call: Call, which: int, number: int) -> Sequence[int]:
 def cost(view: MoveView) -> Cost:
     """Return what a call takes: the dearest of its cases, and the code of all."""
     return Cost(
-        20 + max(sum(_cycles(piece) for piece in pieces) for pieces in view.cases),
+        20 + max(sum(_cycles(piece, view.target) for piece in pieces) for pieces in view.cases),
         16 + sum(_code_bytes(piece) for pieces in view.cases for piece in pieces),
     )
 
 
-def _cycles(piece: Piece) -> int:
+def _cycles(piece: Piece, target: Access) -> int:
     """Return what compiled C takes, roughly: groups of loads and stores, and the loops around them."""
-    read = 0 if piece.pointer < 0 else 2 * len(piece.groups) + piece.straight
+    converts = not piece.words and piece.c_type != target.c_type
+    read = 0 if piece.pointer < 0 else (1 + converts) * len(piece.groups) + piece.straight
     turns, cycles = 1, 0
     for count, *_ in piece.nest[:-1]:
         turns *= count
         cycles += 5 * turns
     if piece.heads:
         turns *= -(-piece.heads[-1][1] // piece.heads[-1][2])
-        cycles += (4 if len(piece.heads) == 1 else 7) * turns
+        cycles += 5 * turns
     return piece.pointers * (8 + cycles + turns * (read + piece.straight))
 
 

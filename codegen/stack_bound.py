@@ -21,9 +21,9 @@ _TURNS, _PORT = 40, 8
 # What a C body takes, by family of kernels; packed convolutions have their taps on
 # the stack besides, block-wise depthwise ones a pointer for each row of the window.
 _COMPILED = {
-    "accumulate": 96,
+    "accumulate": 56,
     "add": 128,
-    "arg_max": 64,
+    "arg_max": 48,
     "convolution": 256,
     "convolution_bytes": 432,
     "convolution_dsp": 280,
@@ -45,15 +45,15 @@ _COMPILED = {
     "rearrange": 96,
     "pool": 240,
     "lookup": 80,
-    "l2_normalization": 120,
+    "l2_normalization": 136,
     "multiply": 112,
     "prelu": 144,
-    "reduce": 120,
-    "reduced": 96,
+    "reduce": 72,
+    "reduced": 64,
     "resize_bilinear": 120,
     "resize_nearest": 96,
     "row_sum": 56,
-    "softmax": 136,
+    "softmax": 168,
     "squared_difference": 160,
 }
 _BLOCK = 160  # a block-wise depthwise convolution without NAME_PORTABLE: C on ARMv7-M, C that calls assembly on ARMv6-M

@@ -339,7 +339,8 @@ class _Walk:
             case ins.ARM_INS_SUB | ins.ARM_INS_SUBW:
                 return (one[0], one[1] - sign * other[1])
             case ins.ARM_INS_LSL if one[0] == "number":
-                return ("number", one[1] << other[1])
+                bits = other[1] & 0xFF  # of a register
+                return ("number", _signed(one[1] << bits & 0xFFFFFFFF))
             case ins.ARM_INS_MOVT if one[0] == "number":
                 return ("number", _signed((one[1] & 0xFFFF) | other[1] << 16))
             case ins.ARM_INS_RSB if one[0] == "number":

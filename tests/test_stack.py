@@ -17,10 +17,11 @@ from codegen.targets import target
 from mnet import stack, toolchain, verify
 from mnet.emulator import run_qemu, run_unicorn
 from mnet.errors import MissingToolError, ToolError
+from mnet.graph import Graph, Reduction
 from mnet.oracle import LITERT
 from mnet.pipeline import Options, prepare, write
 from mnet.toolchain import build_target, find_compiler
-from tests.models import tiny_mobilenet, tiny_residual
+from tests.models import Builder, tiny_mobilenet, tiny_residual
 
 MODELS = sorted((Path(__file__).parent / "models").glob("*.tflite"))
 CORES = ("cortex-m0plus", "cortex-m4", "cortex-m55")
@@ -96,6 +97,29 @@ def test_the_header_holds_for_every_core_and_level_of_optimisation(
                 found = built(made, tmp_path / f"{name}-{core}{level}", core)
                 most = max(most, stack.worst_case(found.elf, made).bytes)
             assert most <= found.header(core), f"{name} on {core}"
+
+
+def small_networks() -> Iterator[tuple[str, Graph]]:
+    """Yield a network for each small kernel, in the forms that take most."""
+    reductions = ((Reduction.MEAN, (0,)), (Reduction.MIN, (0, 1)), (Reduction.SUM, (2,)), (Reduction.MAX, (1, 2)))
+    for function, axes in reductions:
+        build = Builder(1, (5, 6, 7))
+        yield f"{function.value} {axes}", build.graph(build.reduce("input", function, axes, ratio=0.7))
+    for name in ("softmax", "l2_normalization", "arg_max"):
+        build = Builder(1, (5, 6, 7))
+        yield name, build.graph(getattr(build, name)("input"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("cortex-m0", "cortex-m4", "cortex-m55"))
+def test_the_bound_holds_for_small_kernels(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = target(name).runs_on[0]
+    for label, graph in small_networks():
+        made = plan(graph, target(name), LITERT)
+        for level in ("-O1", "-O2"):
+            monkeypatch.setattr(toolchain, "OPTIMIZE", (level, "-fomit-frame-pointer"))
+            found = built(made, tmp_path / f"{label}{level}", core)
+            assert stack.worst_case(found.elf, made).bytes <= found.header(core), label
 
 
 @pytest.mark.slow
@@ -181,6 +205,7 @@ def by_hand(body: str, tmp_path: Path, dynamic: dict[str, int] | None = None) ->
         ("cmp r0, #0\n it ne\n bxne lr\n push {r4-r7, lr}\n pop {r4-r7, pc}", 20),  # the return is no end of it
         ("movw r3, #4096\n movt r3, #1\n sub sp, sp, r3\n add sp, sp, r3\n bx lr", 65536 + 4096),
         ("ldr r3, 1f\n add sp, r3\n ldr r2, 2f\n add sp, r2\n bx lr\n .align 2\n 1: .word -2000\n 2: .word 2000", 2000),
+        ("movs r2, #0\n subs r2, #2\n movs r3, #4\n lsls r3, r2\n push {r4, lr}\n pop {r4, pc}", 8),  # by 254: all goes
         ("str r4, [sp, #-8]!\n ldr r4, [sp], #8\n bx lr", 8),
         ("push {r7, lr}\n mov r7, sp\n sub sp, #100\n mov sp, r7\n pop {r7, pc}", 108),
         ("push {r7, lr}\n sub sp, #64\n add r7, sp, #16\n adds r7, #48\n mov sp, r7\n pop {r7, pc}", 72),
