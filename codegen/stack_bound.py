@@ -22,7 +22,7 @@ _TURNS, _PORT = 40, 8
 # the stack besides, block-wise depthwise ones a pointer for each row of the window.
 _COMPILED = {
     "accumulate": 56,
-    "add": 120,
+    "add": 128,
     "arg_max": 48,
     "convolution": 256,
     "convolution_bytes": 432,
@@ -39,22 +39,22 @@ _COMPILED = {
     "depthwise_planar": 136,
     "depthwise_shared": 184,
     "depthwise_wide": 136,
-    "extremum": 120,
+    "extremum": 96,
     "move": 96,
     "move_whole": 96,
     "rearrange": 96,
     "pool": 240,
-    "lookup": 96,
+    "lookup": 80,
     "l2_normalization": 136,
-    "multiply": 120,
-    "prelu": 120,
+    "multiply": 112,
+    "prelu": 144,
     "reduce": 72,
     "reduced": 64,
     "resize_bilinear": 120,
     "resize_nearest": 96,
     "row_sum": 56,
     "softmax": 168,
-    "squared_difference": 120,
+    "squared_difference": 160,
 }
 _BLOCK = 160  # a block-wise depthwise convolution without NAME_PORTABLE: C on ARMv7-M, C that calls assembly on ARMv6-M
 _FILL = 40

@@ -20,6 +20,7 @@ from mnet.graph import (
     Reduction,
     Softmax,
     Unary,
+    UnaryFunction,
 )
 from mnet.oracle import ORACLES, Oracle, ScaleProduct
 
@@ -51,8 +52,11 @@ def rounding_of(op: Op, runtime: str) -> str:
         return _of_oracle(op, ORACLES[runtime])
     if isinstance(op, Reduce) and (op.function is not Reduction.MEAN or op.axes != (0, 1)):
         return ""
-    if isinstance(op, Binary) and op.function is not BinaryFunction.ADD:
-        return ""
+    if isinstance(op, Binary) and op.function not in (BinaryFunction.ADD, BinaryFunction.SUB):
+        return _IN_FLOAT if runtime == "xnnpack" and op.function is BinaryFunction.MUL else ""
+    if isinstance(op, Unary) and runtime == "xnnpack":
+        in_8_bits = op.function in (UnaryFunction.QUANTIZE, UnaryFunction.LEAKY_RELU)
+        return "a multiplier with 8 fractional bits, one shift with halves upwards" if in_8_bits else ""
     kind = FullyConnected if isinstance(op, Conv2D) and op.dense else type(op)
     return _WORDS.get(runtime, {}).get(kind, "")
 

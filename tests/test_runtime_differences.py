@@ -16,9 +16,23 @@ import pytest
 import mnet
 from mnet import golden
 from mnet.fixed_point import multiply_rounding_twice, quantize_multiplier, saturating_rounding_doubling_high_multiply
-from mnet.graph import Binary, Conv2D, DepthwiseConv2D, FullyConnected, Graph, Int8Array, Op, Reduce, inputs_of
+from mnet.graph import (
+    Binary,
+    BinaryFunction,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Graph,
+    Int8Array,
+    Op,
+    Reduce,
+    Unary,
+    UnaryFunction,
+    inputs_of,
+)
 from mnet.litert_runtime import Kernels, run_litert
 from mnet.oracle import LITERT, TFLM, Requantization, requantization, requantize
+from mnet.pairs import quantizations
 from mnet.runtimes import RUNTIMES
 from mnet.tflite import parse_model
 from tests.models import Builder
@@ -93,15 +107,15 @@ def single_precision(op: Op, graph: Graph, x: Int8Array) -> Int8Array:
 
 
 def add_in_21_bits(op: Op, graph: Graph, a: Int8Array, b: Int8Array) -> Int8Array:
-    """Multiply each input by 21 bits of its scale; one shift of the sum, halves upwards."""
+    """Multiply each input by 21 bits of its scale; one shift of the sum or difference, halves upwards."""
     assert isinstance(op, Binary)
     first, second = (graph.tensors[name] for name in op.inputs)
     ratios = [float(np.float32(t.scale) / np.float32(graph.tensors[op.output].scale)) for t in (first, second)]
     shift = 20 - int(np.floor(np.log2(max(ratios))))
     multipliers = [int(np.rint(ratio * 2.0**shift)) for ratio in ratios]
-    total = (a.astype(np.int64) - first.zero_point) * multipliers[0] + (
-        b.astype(np.int64) - second.zero_point
-    ) * multipliers[1]
+    sign = -1 if op.function is BinaryFunction.SUB else 1
+    total = (a.astype(np.int64) - first.zero_point) * multipliers[0]
+    total += sign * (b.astype(np.int64) - second.zero_point) * multipliers[1]
     return finish((total + (1 << (shift - 1))) >> shift, op, graph)
 
 
@@ -148,6 +162,30 @@ def pointwise(builder: Builder, zero_point: int) -> str:
     return builder.conv("input", 8, activation="none", zero_point=zero_point)
 
 
+def product_in_single_precision(op: Op, graph: Graph, *sources: Int8Array) -> Int8Array:
+    """Multiply the product by a scale in single precision; halves to even."""
+    assert isinstance(op, Binary)
+    constant = np.empty(0, np.int8) if op.constant is None else op.constant.values
+    of_first, of_second = quantizations(op, graph)
+    first, second = (
+        values.astype(np.int32) - how.zero_point
+        for values, how in zip(op.operands(sources, constant), (of_first, of_second), strict=True)
+    )
+    scale = np.float32(of_first.scale) * np.float32(of_second.scale) / np.float32(graph.tensors[op.output].scale)
+    return finish(np.rint((first * second).astype(np.float32) * scale), op, graph)
+
+
+def rescaled_in_8_bits(op: Op, graph: Graph, x: Int8Array) -> Int8Array:
+    """Multiply by a scale with 8 fractional bits, another one below 0; one shift, halves upwards."""
+    assert isinstance(op, Unary)
+    source, target = graph.tensors[op.input], graph.tensors[op.output]
+    ratio = 256 * np.float32(source.scale) / np.float32(target.scale)
+    slope = np.float32(op.alpha if op.function is UnaryFunction.LEAKY_RELU else 1.0)
+    value = x.astype(np.int64) - source.zero_point
+    total = value * np.where(value >= 0, int(np.rint(ratio)), int(np.rint(ratio * slope)))
+    return np.clip(((total + 128) >> 8) + target.zero_point, -128, 127).astype(np.int8)
+
+
 def depthwise(builder: Builder, zero_point: int) -> str:
     return builder.depthwise("input", activation="none", zero_point=zero_point)
 
@@ -167,6 +205,27 @@ def dense_per_channel(builder: Builder, zero_point: int) -> str:
 def add(builder: Builder, zero_point: int) -> str:
     other = builder.conv("input", builder.shape("input")[2], activation="none", zero_point=3)
     return builder.add("input", other, activation="none", zero_point=zero_point)
+
+
+def two_values(function: BinaryFunction, constant: bool = False) -> Build:
+    """Return what builds a function of two values."""
+
+    def build(builder: Builder, zero_point: int) -> str:
+        channels = builder.shape("input")[2]
+        other = builder.constant((1, 1, channels)) if constant else builder.conv("input", channels, zero_point=5)
+        return builder.binary(function, "input", other, zero_point=zero_point)
+
+    return build
+
+
+def one_value(function: UnaryFunction) -> Build:
+    """Return what builds a function of one value."""
+
+    def build(builder: Builder, zero_point: int) -> str:
+        ratio = 1e6 if function is UnaryFunction.EXP else 1.3  # exp(12) would not fit
+        return builder.unary("input", function, zero_point=zero_point, ratio=ratio)
+
+    return build
 
 
 def mean(builder: Builder, zero_point: int) -> str:
@@ -214,6 +273,12 @@ def test_optimised_elementwise_pooling_and_padding_are_the_references(build: Bui
     assert differing(build, MAP, Kernels.OPTIMISED) == 0
 
 
+@pytest.mark.parametrize("function", (*BinaryFunction, *sorted(LITERT.functions, key=lambda function: function.value)))
+def test_optimised_functions_of_values_are_the_references(function: BinaryFunction | UnaryFunction) -> None:
+    build = two_values(function) if isinstance(function, BinaryFunction) else one_value(function)
+    assert differing(build, MAP, Kernels.OPTIMISED) == 0
+
+
 # --- XNNPACK ----------------------------------------------------------------------------------------------------------
 
 
@@ -228,8 +293,31 @@ def test_xnnpack_dense_layers_multiply_in_single_precision(build: Build) -> None
     differing(build, VECTOR, Kernels.XNNPACK, single_precision)
 
 
-def test_xnnpack_add_has_multipliers_of_21_bits() -> None:
-    assert differing(add, MAP, Kernels.XNNPACK, add_in_21_bits) > 0
+@pytest.mark.parametrize("build", (add, two_values(BinaryFunction.SUB)))
+def test_xnnpack_add_and_sub_have_multipliers_of_21_bits(build: Build) -> None:
+    assert differing(build, MAP, Kernels.XNNPACK, add_in_21_bits) > 0
+
+
+@pytest.mark.parametrize("constant", (False, True))
+def test_xnnpack_products_are_scaled_in_single_precision(constant: bool) -> None:
+    assert differing(two_values(BinaryFunction.MUL, constant), MAP, Kernels.XNNPACK, product_in_single_precision) > 0
+
+
+@pytest.mark.parametrize("function", (UnaryFunction.QUANTIZE, UnaryFunction.LEAKY_RELU))
+def test_xnnpack_rescales_values_in_8_bits(function: UnaryFunction) -> None:
+    assert differing(one_value(function), MAP, Kernels.XNNPACK, rescaled_in_8_bits) > 0
+
+
+_NOT_XNNPACK = {UnaryFunction.QUANTIZE, UnaryFunction.LEAKY_RELU}
+_OTHERS = (BinaryFunction.MAXIMUM, BinaryFunction.PRELU, BinaryFunction.SQUARED_DIFFERENCE)
+
+
+@pytest.mark.parametrize(
+    "function", (*_OTHERS, *sorted(LITERT.functions - _NOT_XNNPACK, key=lambda function: function.value))
+)
+def test_other_functions_of_values_are_the_references_with_xnnpack(function: BinaryFunction | UnaryFunction) -> None:
+    build = two_values(function) if isinstance(function, BinaryFunction) else one_value(function)
+    assert differing(build, MAP, Kernels.XNNPACK) == 0
 
 
 def test_xnnpack_mean_scales_in_single_precision() -> None:
