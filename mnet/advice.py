@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 _OWN_CODE = "End the model before it, and do the rest in your application"
 _STATE = "It keeps state: use a Conv1D over a window of time instead, or unroll it (`unroll=True`)"
-_FLOW = "mnet compiles one straight program: unroll loops and take branches before converting"
+_FLOW = "Generated programs are one straight line: unroll loops and take branches before converting"
 _CHOICE = "It chooses by comparing values: use ReLU, Maximum or Minimum, or end the model before it"
 _FEATURES = "Compute features in your application, and begin the model behind it"
 _NORMALIZATION = "Normalizing by statistics of the input is not int8 arithmetic: use BatchNormalization"
@@ -85,7 +85,6 @@ ADVICE: Mapping[str, str] = {
     "SPARSE_TO_DENSE": _CONSTANT,
     "SQRT": _NORMALIZATION,
     "SQUARE": _NORMALIZATION,
-    "SQUARED_DIFFERENCE": _NORMALIZATION,
     "SVDF": _STATE,
     "TOPK_V2": _OWN_CODE,
     "UNIDIRECTIONAL_SEQUENCE_LSTM": _STATE,

@@ -71,6 +71,7 @@ class RawTensor:
     zero_points: npt.NDArray[np.int64]
     quantized_dimension: int
     sparse: bool
+    is_whole: bool = False  # one image of what the file has in pieces, as a batch: see mnet/dilation.py
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,20 @@ class Kernels(Enum):
     XNNPACK = "BUILTIN"  # what an application gets by default: the XNNPACK delegate wherever it takes an operator
 
 
-def _registered(data: bytes) -> bytes:
-    """Return a model whose TILE operators have the newest version that LiteRT's table of reference kernels knows.
+# The newest versions that LiteRT's table of reference kernels knows (kernels/register_ref.cc). The kernels are those of
+# newer versions, and take int8; only the table stops there.
+_NEWEST = {schema.BuiltinOperator.DEPTH_TO_SPACE: 1, schema.BuiltinOperator.TILE: 2}
 
-    The kernel is the one of newer versions, and takes int8; only the table stops at 2 (kernels/register_ref.cc).
-    """
+
+def _registered(data: bytes) -> bytes:
+    """Return a model whose operators have no newer version than LiteRT's table of reference kernels knows."""
     changed = bytearray(data)
     model = schema.Model.GetRootAs(data, 0)
     for code in (model.OperatorCodes(number) for number in range(model.OperatorCodesLength())):
         field = code._tab.Offset(8)  # of `version` in the schema's OperatorCode
-        if code.BuiltinCode() == schema.BuiltinOperator.TILE and field and code.Version() > 2:
-            struct.pack_into("<i", changed, code._tab.Pos + field, 2)
+        newest = _NEWEST.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
+        if newest and field and code.Version() > newest:
+            struct.pack_into("<i", changed, code._tab.Pos + field, newest)
     return bytes(changed)
 
 

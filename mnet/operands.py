@@ -116,7 +116,8 @@ class Operands:
         if any(size < 1 for size in tensor.shape) or math.prod(tensor.shape) > _LARGEST_ACTIVATION:
             raise self.fail(f'tensor "{name}" has shape {list(tensor.shape)}, which no microcontroller can hold.')
         scale, zero_point = self.quantization(tensor)
-        self.tensors[tensor.index] = Tensor(name, shape_of(tensor.shape), scale, zero_point, tensor.index)
+        number = -1 if tensor.is_whole else tensor.index
+        self.tensors[tensor.index] = Tensor(name, shape_of(tensor.shape), scale, zero_point, number)
         return name
 
     def axis(self, tensor: RawTensor, axis: int) -> int | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnet.advice import advice_on
+from mnet.dilation import fold_dilation
 from mnet.edges import cut_edges, float_islands, maker_of, readers_of
 from mnet.errors import ModelError
 from mnet.flatbuffer import RawModel, RawOperator, RawTensor, parse, read_bytes
@@ -72,6 +73,7 @@ class _Importer(Operands):
     def read(self) -> tuple[list[Op], list[Obstacle]]:
         """Return the ops of all operators that can be read, and what stands in the way of the others."""
         self.model, self.outside = cut_edges(self.model)
+        self.model = fold_dilation(self.model)
         obstacles: list[Obstacle] = []
         for indices, end in ((self.model.inputs, "input"), (self.model.outputs, "output")):
             try:

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnet import golden
+from mnet.advice import ADVICE
 from mnet.cli import main
 from mnet.edges import from_quantized
 from mnet.graph import Tensor
 from mnet.litert_runtime import run_litert
 from mnet.oracle import LITERT, TFLM
+from mnet.readers import READERS
 from mnet.tflite import list_operators, parse_model
 from mnet.tflm_runtime import run_tflm
 from tests.models import Builder, tiny_autoencoder, tiny_mobilenet
@@ -186,3 +188,9 @@ def test_an_output_that_a_reshape_hides_keeps_its_type() -> None:
     )
     graph = simplify(parse_model(data, "net.tflite"))
     assert graph.tensors[graph.outputs[0]].outside == "uint8"
+
+
+def test_advice_is_for_operators_that_exist_and_are_not_read() -> None:
+    known = set(vars(schema.BuiltinOperator))
+    assert set(ADVICE) <= known - set(READERS)
+    assert all(sentence[0].isupper() and not sentence.endswith(".") for sentence in ADVICE.values())

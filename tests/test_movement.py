@@ -18,14 +18,14 @@ from codegen.simplify import simplify
 from codegen.targets import target
 from mnet import golden
 from mnet.errors import ModelError, ToolError
-from mnet.graph import Concat, Gather, Graph, Pad, Rearrange, Reshape
+from mnet.graph import Concat, Conv2D, DepthwiseConv2D, Gather, Graph, Pad, Rearrange, Reshape
 from mnet.movement import move, rearrange
 from mnet.oracle import LITERT, TFLM
 from mnet.tflite import parse_model
 from mnet.tflm_runtime import run_tflm
 from tests.kernel_harness import storage, tensor
 from tests.models import Builder
-from tests.one_operator import one_operator
+from tests.one_operator import one_operator, operators_file
 from tests.strategies import MOVES, random_input, small_graphs
 from tests.test_generate import compare_on_host, described
 from tests.test_golden import assert_equal, compare
@@ -220,6 +220,79 @@ def test_what_cannot_be_moved_gets_a_sentence(name: str, change: dict[int, Any],
     with pytest.raises(ModelError) as caught:
         parse_model(one_operator(kind, changed, *rest), "net.tflite")
     assert words in str(caught.value) and str(caught.value).endswith(".")
+
+
+CONVOLUTION = {"strideH": 1, "strideW": 1, "padding": 1, "dilationHFactor": 1, "dilationWFactor": 1}
+WEIGHTS = np.random.default_rng(1).integers(-127, 128, (4, 3, 3, 2)).astype(np.int8)
+BIAS = int32(300, -20, 0, 7)
+DILATED: dict[str, list[tuple[Any, ...]]] = {
+    "both axes": [
+        ("SPACE_TO_BATCH_ND", [(1, 7, 9, 2), int32(2, 3), int32([2, 1], [3, 3])], [(6, 5, 5, 2)], {}),
+        ("CONV_2D", ["output_0", WEIGHTS, BIAS], [(6, 3, 3, 4)], CONVOLUTION),
+        ("BATCH_TO_SPACE_ND", ["output_1", int32(2, 3), int32([0, 0], [1, 2])], [(1, 6, 6, 4)], {}),
+    ],
+    "an open batch": [
+        ("SPACE_TO_BATCH_ND", [(1, 8, 8, 2), int32(2, 2), int32([2, 2], [2, 2])], [(-1, 6, 6, 2)], {}),
+        (
+            "DEPTHWISE_CONV_2D",
+            ["output_0", WEIGHTS[:1], BIAS[:2]],
+            [(-1, 4, 4, 2)],
+            {**CONVOLUTION, "depthMultiplier": 1},
+        ),
+        ("BATCH_TO_SPACE_ND", ["output_1", int32(2, 2), int32([0, 0], [0, 0])], [(-1, 8, 8, 2)], {}),
+    ],
+    "one dimension": [
+        ("SPACE_TO_BATCH_ND", [(1, 12, 2), int32(2), int32([2, 2])], [(2, 8, 2)], {}),
+        ("EXPAND_DIMS", ["output_0", int32(1)], [(2, 1, 8, 2)], {}),
+        ("CONV_2D", ["output_1", WEIGHTS[:, :1], BIAS], [(2, 1, 6, 4)], CONVOLUTION),
+        ("RESHAPE", ["output_2", int32(2, 6, 4)], [(2, 6, 4)], {"newShape": [2, 6, 4]}),
+        ("BATCH_TO_SPACE_ND", ["output_3", int32(2), int32([0, 0])], [(1, 12, 4)], {}),
+    ],
+    "one dimension, of rows": [
+        ("SPACE_TO_BATCH_ND", [(1, 12, 2), int32(3), int32([0, 3])], [(3, 5, 2)], {}),
+        ("EXPAND_DIMS", ["output_0", int32(2)], [(3, 5, 1, 2)], {}),
+        ("CONV_2D", ["output_1", WEIGHTS[:, :, :1], BIAS], [(3, 3, 1, 4)], CONVOLUTION),
+        ("SQUEEZE", ["output_2"], [(3, 3, 4)], {"squeezeDims": [2]}),
+        ("BATCH_TO_SPACE_ND", ["output_3", int32(3), int32([1, 0])], [(1, 8, 4)], {}),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", DILATED)
+def test_a_convolution_of_a_batch_of_pieces_is_a_dilated_one(name: str) -> None:
+    data = operators_file(*DILATED[name])
+    graph = parse_model(data, "net.tflite")
+    inputs = random_input(graph, 0, 3)
+    compare(data, graph, inputs)
+    convolutions = [op for op in graph.ops if isinstance(op, Conv2D | DepthwiseConv2D)]
+    assert len(convolutions) == 1 and max(convolutions[0].dilation) > 1
+    smaller = simplify(graph)
+    expected, got = golden.run(graph, LITERT, inputs), golden.run(smaller, LITERT, inputs)
+    assert np.array_equal(got[smaller.outputs[0]], expected[graph.outputs[0]])
+
+
+@pytest.mark.parametrize("number", (0, 1, 2))
+def test_pieces_of_other_forms_get_a_sentence(number: int) -> None:
+    spread, convolution, gather = DILATED["both axes"]
+    changed = {
+        0: [spread],
+        1: [spread, (*convolution[:3], {**CONVOLUTION, "strideH": 2}), gather],
+        2: [spread, convolution, (gather[0], [*gather[1][:2], int32([0, 0], [1, 1])], *gather[2:])],
+    }[number]
+    with pytest.raises(ModelError, match="only around a convolution without stride or padding|the batch must be 1"):
+        parse_model(operators_file(*changed), "net.tflite")
+
+
+def test_a_dense_layer_of_rows_that_the_file_leaves_open() -> None:
+    weights = np.random.default_rng(1).integers(-127, 128, (8, 20)).astype(np.int8)
+    data = operators_file(
+        ("RESHAPE", [(1, 6, 20), int32(-1, 20)], [(-1, 20)], {"newShape": [-1, 20]}),
+        ("FULLY_CONNECTED", ["output_0", weights], [(-1, 8)], {}),
+        ("RESHAPE", ["output_1", int32(-1, 6, 8)], [(-1, 6, 8)], {"newShape": [-1, 6, 8]}),
+    )
+    graph = parse_model(data, "net.tflite")
+    assert graph.tensors[graph.outputs[0]].shape == (1, 6, 8)
+    compare(data, graph, random_input(graph, 0, 3))
 
 
 def test_scales_are_kept() -> None:

@@ -12,6 +12,7 @@ def ops(model: Path | None, json_file: str | None) -> None:
     """Print the operators of `model`, or with None those that mnet reads."""
     if model is None:
         extents = {kind: reader.extent for kind, reader in READERS.items()}
+        extents["DEQUANTIZE"] = "to float32 before an output, where it is cut off"
         extents |= {"any other": "where it only computes shapes, as integers"}
         if json_file:
             print_json(extents, json_file)

@@ -79,7 +79,7 @@ _UNARY = {
     "LOG": "with --oracle litert",
     "LOGISTIC": "",
     "NEG": "with --oracle litert",
-    "QUANTIZE": "from int8 to int8",
+    "QUANTIZE": "from int8 to int8; from or to float32 and uint8 at the edges of a model, where it is cut off",
     "RELU": "",
     "RELU6": "",
     "RELU_0_TO_1": "with --oracle litert",

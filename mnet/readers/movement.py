@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mnet.flatbuffer import RawOperator
-from mnet.graph import Concat, Op, Pad, Reshape, Tensor
+from mnet.graph import Concat, Gather, Op, Pad, Reshape, Tensor
 from mnet.movement import rearrange
 from mnet.operands import Operands
 from mnet.readers.reader import Reader
@@ -45,8 +45,8 @@ def _pad(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
 def _reshape(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     source, target = operands.input(operator), operands.output(operator)
     operands.same_quantization(source, target)
-    open_sizes = -1 in operands.raw(operator.outputs[0]).signature[1:]  # the batch is 1
-    if operator.kind == "RESHAPE" and open_sizes and len(operator.inputs) > 1:
+    is_open = -1 in operands.raw(operator.outputs[0]).signature and math.prod(source.shape) != math.prod(target.shape)
+    if operator.kind == "RESHAPE" and is_open and len(operator.inputs) > 1:
         values = values_of(operands.model, operator.inputs[1])
         if values is None or values.ndim != 1 or (values < -1).any() or (values == -1).sum() > 1:
             raise operands.fail("makes a shape that depends on the input: convert the model with a fixed input shape.")
@@ -150,6 +150,44 @@ def _depth_to_space(operands: Operands, operator: RawOperator, name: str) -> lis
     return [rearrange(name, source.name, target.name, view, (0, 2, 1, 3, 4), target.shape)]
 
 
+def _around(operands: Operands, operator: RawOperator) -> list[list[int]]:
+    """Return the amounts along rows, columns and channels of a SPACE_TO_BATCH_ND or BATCH_TO_SPACE_ND."""
+    is_begin = operator.kind == "SPACE_TO_BATCH_ND"
+    inner = operands.raw((operator.outputs or (-1,))[0]) if is_begin else operands.operand(operator, 0)
+    if not inner.is_whole:
+        raise operands.fail(
+            "is read only around a convolution without stride or padding, as dilated layers are written: use "
+            "dilation_rate of a layer."
+        )
+    amounts = values_of(operands.model, operator.inputs[2])
+    assert amounts is not None  # mnet.dilation has read it
+    around = [[0, 0], [0, 0], [0, 0]]
+    for axis, pair in enumerate(amounts.tolist(), 1):
+        ours = operands.axis(inner, axis)
+        if ours is not None:
+            around[ours] = pair
+    return around
+
+
+def _space_to_batch(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
+    """Read what pads the input of a dilated convolution; see mnet/dilation.py."""
+    (top, bottom), (left, right), _ = _around(operands, operator)
+    source, target = operands.input(operator), operands.output(operator)
+    operands.same_quantization(source, target)
+    return [Pad(name, source.name, target.name, (top, bottom, left, right), (0, 0), source.zero_point)]
+
+
+def _batch_to_space(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
+    """Read what crops the output of a dilated convolution."""
+    source, target = operands.input(operator), operands.output(operator)
+    rows, columns, channels = (
+        tuple(range(before, size - after))
+        for (before, after), size in zip(_around(operands, operator), source.shape, strict=True)
+    )
+    operands.same_quantization(source, target)
+    return [Gather(name, source.name, target.name, rows, columns, channels)]
+
+
 READERS: Mapping[str, Reader] = {
     "PAD": Reader(_pad, "of rows, columns and channels"),
     "PADV2": Reader(_pad, "the same, with any value"),
@@ -158,6 +196,8 @@ READERS: Mapping[str, Reader] = {
     "TRANSPOSE": Reader(_transpose, "any permutation"),
     "SPACE_TO_DEPTH": Reader(_space_to_depth, "any block"),
     "DEPTH_TO_SPACE": Reader(_depth_to_space, "any block"),
+    "SPACE_TO_BATCH_ND": Reader(_space_to_batch, "around a convolution: a dilated layer"),
+    "BATCH_TO_SPACE_ND": Reader(_batch_to_space, "around a convolution: a dilated layer"),
     "RESHAPE": Reader(_reshape, "that keeps the values"),
     "SQUEEZE": Reader(_reshape, "as RESHAPE"),
     "EXPAND_DIMS": Reader(_reshape, "as RESHAPE"),

@@ -80,6 +80,9 @@ def _fully_connected(operands: Operands, operator: RawOperator, name: str) -> li
     (outputs, taken), given = weights.shape, math.prod(source.shape)
     if given % taken:
         raise operands.fail(f"its weights take {taken} values, its input has {given}.")
+    if given > taken and operands.raw(operator.outputs[0]).signature == (-1, outputs):  # rows, not the batch
+        operands.makes(operator, (given // taken, outputs))
+        target = operands.output(operator)
     bias, activation = operands.bias(operator, outputs), operands.fused(operator, target)
     dense = Dense.PER_CHANNEL if len(tensor.scales) > 1 else Dense.PER_TENSOR
     if given == taken:
