@@ -279,7 +279,7 @@ def test_pieces_of_other_forms_get_a_sentence(number: int) -> None:
         1: [spread, (*convolution[:3], {**CONVOLUTION, "strideH": 2}), gather],
         2: [spread, convolution, (gather[0], [*gather[1][:2], int32([0, 0], [1, 1])], *gather[2:])],
     }[number]
-    with pytest.raises(ModelError, match="only around a convolution without stride or padding|the batch must be 1"):
+    with pytest.raises(ModelError, match=r"only around a convolution without stride or padding|the batch must be 1"):
         parse_model(operators_file(*changed), "net.tflite")
 
 
