@@ -329,6 +329,8 @@ def binary_cost(view: BinaryView) -> Cost:
         cycles, code = cycles + 6.5, code + 14
     if view.form == "choice" and view.first.c_type == view.second.c_type == view.target.c_type == "uint8_t":
         cycles, code = cycles - 2, code - 9  # bytes stay bytes
+    if view.form == "product":  # what is stored as its difference from the zero_point needs no subtraction
+        cycles -= sum(a.offset == z for a, z in zip((view.first, view.second), view.zero_points, strict=True))
     if any(value == 0 for value, _ in view.runs.steps):
         cycles -= 1  # one operand is loaded once
     runs = view.runs

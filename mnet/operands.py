@@ -321,6 +321,9 @@ class Operands:
             raise self.fail(f"has padding mode {options['Padding']}, neither SAME nor VALID; the file is damaged.")
         top, bottom = same_padding(source.shape[0], kernel[0], stride[0], dilation[0])
         left, right = same_padding(source.shape[1], kernel[1], stride[1], dilation[1])
+        height, width, channels = source.shape
+        if (top + height + bottom) * (left + width + right) * channels > _LARGEST_ACTIVATION:
+            raise self.fail(f"has kernel {kernel} and dilation {dilation}, whose padding no microcontroller can hold.")
         return stride, dilation, (top, bottom, left, right)
 
     def same_quantization(self, source: Tensor, target: Tensor) -> None:

@@ -360,6 +360,17 @@ def test_the_batch_is_not_padded_and_rows_and_columns_are_averaged() -> None:
     parse_model(edited(serialise(graph), set_constant(axes, [-3, -2])), "net.tflite")
 
 
+def test_padding_that_nothing_holds_is_refused() -> None:
+    """A dilation of 32,768 pads a map of 25 pixels to more than 4 billion; found by tests/mutate.py."""
+
+    def spread(model: Any) -> None:
+        options = model.subgraphs[0].operators[0].builtinOptions
+        options.dilationHFactor = options.dilationWFactor = 1 << 15
+
+    build = Builder(0, (5, 5, 2))
+    assert "whose padding no microcontroller can hold" in changed(build.graph(build.conv("input", 2, (3, 3))), spread)
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
