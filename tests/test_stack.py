@@ -108,6 +108,11 @@ def small_networks() -> Iterator[tuple[str, Graph]]:
     for name in ("softmax", "l2_normalization", "arg_max"):
         build = Builder(1, (5, 6, 7))
         yield name, build.graph(getattr(build, name)("input"))
+    build = Builder(1, (40, 9, 7))
+    moved = build.pad(build.concat(("input", "input"), 2), (1, 1, 2, 1), (1, 2), 5)
+    yield "moves", build.graph(build.depth_to_space(build.pad(moved, (0, 0, 0, 0), (0, 1)), 3))
+    yield "moves of the whole", build.graph(build.transpose("input", (1, 0, 2)))
+    yield "moves by division", build.graph(build.reshape("input", (7, 8, 45)))
 
 
 @pytest.mark.slow
