@@ -114,9 +114,11 @@ def _gathers(model: RawModel, end: RawOperator, place: _Place) -> bool:
         return False
     blocks, crops = (values_of(model, index) for index in end.inputs[1:])
     made = model.tensors[end.outputs[0]].shape
-    if blocks is None or crops is None or crops.shape != (len(blocks), 2) or len(made) != len(place.sizes):
+    if blocks is None or crops is None or blocks.ndim != 1 or crops.shape != (len(blocks), 2):
         return False
-    inner = [size - int(pair.sum()) for size, pair in zip(place.sizes[1:-1], crops, strict=False)]
+    if len(blocks) + 2 != len(place.sizes) or len(made) != len(place.sizes):
+        return False
+    inner = [size - int(pair.sum()) for size, pair in zip(place.sizes[1:-1], crops, strict=True)]
     same = {1 + axis: int(block) for axis, block in enumerate(blocks)} == dict(place.blocks)
     return same and crops.min() >= 0 and made == (1, *inner, place.sizes[-1])
 

@@ -1,6 +1,7 @@
 """Operators that move values: every kind of file against LiteRT, generated code against the golden model."""
 
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 from codegen.call import Call
 from codegen.dead_channels import drop_dead_channels
 from codegen.layout import WIDE8, WIDE16
-from codegen.movement import moves, nests, origins, rows_of
+from codegen.loops import nests
+from codegen.movement import moves, origins, rows_of
 from codegen.planner import INPUT_MODES, plan
 from codegen.simplify import simplify
 from codegen.targets import target
 from mnet import golden
 from mnet.errors import ModelError, ToolError
-from mnet.graph import Concat, Conv2D, DepthwiseConv2D, Gather, Graph, Pad, Rearrange, Reshape
+from mnet.graph import Concat, Conv2D, DepthwiseConv2D, Gather, Graph, Pad, Rearrange, Reshape, check_graph
 from mnet.movement import move, rearrange
 from mnet.oracle import LITERT, TFLM
 from mnet.tflite import parse_model
@@ -29,6 +31,7 @@ from tests.one_operator import one_operator, operators_file
 from tests.strategies import MOVES, random_input, small_graphs
 from tests.test_generate import compare_on_host, described
 from tests.test_golden import assert_equal, compare
+from tests.test_tflite import damaged
 
 
 def int32(*values: Any) -> np.ndarray:
@@ -281,6 +284,17 @@ def test_pieces_of_other_forms_get_a_sentence(number: int) -> None:
     }[number]
     with pytest.raises(ModelError, match=r"only around a convolution without stride or padding|the batch must be 1"):
         parse_model(operators_file(*changed), "net.tflite")
+
+
+def test_damage_to_moves_is_told_or_harmless() -> None:
+    chance = random.Random(1)
+    files = [one_operator(*parts) for parts in FILES.values()] + [operators_file(*steps) for steps in DILATED.values()]
+    for data in files:
+        for _ in range(30):
+            try:
+                check_graph(parse_model(damaged(data, chance), "net.tflite"))
+            except ModelError as error:
+                assert str(error).endswith(".") and "\n" not in str(error)
 
 
 def test_a_dense_layer_of_rows_that_the_file_leaves_open() -> None:

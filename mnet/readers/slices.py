@@ -43,6 +43,9 @@ def _gathered(operands: Operands, name: str, tensor: RawTensor, taken: Sequence[
     return [Gather(name, source.name, made, rows, columns, channels), *reshape]
 
 
+_MASKS = ("Begin", "End", "Ellipsis", "NewAxis", "ShrinkAxis")
+
+
 def _strided_slice(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
     """Read a STRIDED_SLICE.
 
@@ -54,43 +57,36 @@ def _strided_slice(operands: Operands, operator: RawOperator, name: str) -> list
         operands.integers(operands.operand(operator, 1 + n), word).reshape(-1).tolist()
         for n, word in enumerate(("begin", "end", "strides"))
     )
-    masks = {
-        word: int(operands.option(operator, f"{word}Mask"))
-        for word in ("Begin", "End", "Ellipsis", "NewAxis", "ShrinkAxis")
-    }
+    begins, ends, ellipses, news, shrinks = (int(operands.option(operator, f"{word}Mask")) for word in _MASKS)
     if operands.option(operator, "Offset"):
         raise operands.fail("counts its ends from its begins, which mnet does not read: export the model again.")
-    rank, count = len(tensor.shape), len(begin)
-    news = sum(1 for i in range(count) if masks["NewAxis"] >> i & 1 and not masks["Ellipsis"] >> i & 1)
-    ellipses = [i for i in range(count) if masks["Ellipsis"] >> i & 1]
-    if not count == len(end) == len(step) or len(ellipses) > 1 or count - news - len(ellipses) > rank or 0 in step:
+    rank, bits = len(tensor.shape), range(len(begin))
+    news &= ~ellipses
+    given = sum(1 for bit in bits if not (ellipses | news) >> bit & 1)  # axes of the tensor
+    several = sum(ellipses >> bit & 1 for bit in bits) > 1
+    if not len(begin) == len(end) == len(step) or several or given > rank or 0 in step:
         raise operands.fail(f"slices {list(tensor.shape)} from {begin} to {end} by {step}; the file is damaged.")
     taken: list[Numbers] = []
     shape: list[int] = []
-
-    def take_all(axes: int) -> None:
-        for _ in range(axes):
-            taken.append(range(tensor.shape[len(taken)]))
-            shape.append(len(taken[-1]))
-
-    for i in range(count):
-        if masks["Ellipsis"] >> i & 1:
-            take_all(rank - (count - news - 1))
-        elif masks["NewAxis"] >> i & 1:
+    for bit in bits:
+        if news >> bit & 1:
             shape.append(1)
-        else:
-            size = tensor.shape[len(taken)]
-            first = None if masks["Begin"] >> i & 1 else begin[i]
-            if masks["ShrinkAxis"] >> i & 1:
-                number = first or 0
+            continue
+        axes = rank - given if ellipses >> bit & 1 else 1
+        for size in tensor.shape[len(taken) : len(taken) + axes]:
+            if ellipses >> bit & 1:
+                taken.append(range(size))
+            elif shrinks >> bit & 1:
+                number = 0 if begins >> bit & 1 else begin[bit]
                 taken.append([number + size if number < 0 else number])
                 continue
-            last = None if masks["End"] >> i & 1 else end[i]
-            taken.append(range(*slice(first, last, step[i]).indices(size)))
+            else:
+                first, last = (None if mask >> bit & 1 else n[bit] for mask, n in ((begins, begin), (ends, end)))
+                taken.append(range(*slice(first, last, step[bit]).indices(size)))
             shape.append(len(taken[-1]))
-    take_all(rank - len(taken))
-    operands.makes(operator, shape)
-    return _gathered(operands, name, tensor, taken, target)
+    rest = [range(size) for size in tensor.shape[len(taken) :]]
+    operands.makes(operator, [*shape, *map(len, rest)])
+    return _gathered(operands, name, tensor, [*taken, *rest], target)
 
 
 def _slice(operands: Operands, operator: RawOperator, name: str) -> list[Op]:
