@@ -67,7 +67,7 @@ def _erfc(x: Float64Array) -> Float64Array:
     return np.array([math.erfc(value) for value in x])
 
 
-_exp, _expm1, _log, _tanh = _exactly(np.exp), _exactly(np.expm1), _exactly(np.log), _exactly(np.tanh)
+_exp, _log, _tanh = _exactly(np.exp), _exactly(np.log), _exactly(np.tanh)
 _complement = _exactly(_erfc)
 
 
@@ -81,7 +81,7 @@ def _gelu_by_tanh(x: Float32Array) -> Float32Array:
 _CURVES: Mapping[UnaryFunction, Callable[[Float32Array], Float32Array]] = {
     UnaryFunction.LOGISTIC: lambda x: np.float32(1) / (np.float32(1) + _exp(-x)),
     UnaryFunction.TANH: _tanh,
-    UnaryFunction.ELU: lambda x: np.where(x < 0, _expm1(x), x),
+    UnaryFunction.ELU: lambda x: np.where(x < 0, _exp(x) - np.float32(1), x),  # not expm1: a half is a half then
     UnaryFunction.GELU: lambda x: np.float32(0.5) * x * _complement(x * np.float32(-math.sqrt(0.5))),
     UnaryFunction.GELU_TANH: _gelu_by_tanh,
     UnaryFunction.EXP: _exp,

@@ -16,7 +16,7 @@ from codegen.simplify import simplify
 from mnet import golden, tflm_worker
 from mnet.elementwise import table
 from mnet.errors import ModelError
-from mnet.graph import Conv2D, Graph, Unary, UnaryFunction
+from mnet.graph import Conv2D, Graph, Tensor, Unary, UnaryFunction
 from mnet.litert_runtime import run_litert
 from mnet.oracle import LITERT, ORACLES, TFLM, Oracle
 from mnet.tflite import parse_model
@@ -221,3 +221,11 @@ def test_the_cost_of_a_lookup_is_what_is_counted(tmp_path: Path) -> None:
         found = lookup_cost(case.view)  # type: ignore[arg-type]
         assert abs(found.cycles - cost.cycles) <= 0.2 * cost.cycles, (found, cost, case.view)
         assert abs(found.code_bytes - cost.code_bytes) <= 0.2 * cost.code_bytes, (found, cost, case.view)
+
+
+def test_elu_is_an_exponential_less_one_in_float32() -> None:
+    """TFLM takes no expm1: at -1/4096 the difference is -2**-12, half a step of an output of twice the scale."""
+    tensors = {"x": Tensor("x", (1, 1, 1), 1 / 4096, 0), "y": Tensor("y", (1, 1, 1), 2 / 4096, 0)}
+    op = Unary("elu", "x", "y", UnaryFunction.ELU)
+    found = table(op, Graph("net", tensors, (op,), ("x",), ("y",), ""), TFLM)
+    assert found[128 - 1] == -1 and found[128] == 0

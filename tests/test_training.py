@@ -176,7 +176,7 @@ def test_weight_decay_spares_depthwise_kernels_and_normalization(keras_model: An
 def test_a_short_training_learns(tmp_path: Path, name: str) -> None:
     """`seed` moves its statistics by 1 % a step, so its test accuracy follows only after thousands of steps."""
     seen: list[Progress] = []
-    result = train(_options(tmp_path, recipe=name, train_images=2000, epochs=6, threads=None), seen.append)
+    result = train(_options(tmp_path, recipe=name, alpha=0.25, train_images=2000, epochs=6, threads=None), seen.append)
     assert result.test_accuracy > 0.55 or name == "seed"
     assert result.history[-1].train_accuracy > (0.5 if name == "sample" else 0.25)
     assert len(result.history) == 6 and result.history[-1].loss < result.history[0].loss
