@@ -1,6 +1,5 @@
 """The integers that a file computes from shapes, as the SHAPE, STRIDED_SLICE and PACK before a RESHAPE."""
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -67,7 +66,7 @@ def _slice(operator: RawOperator, x: Values, begin: Values, size: Values) -> Val
 
 
 def _concatenation(operator: RawOperator, *parts: Values) -> Values:
-    return np.fromiter(itertools.chain(*(part.reshape(-1) for part in parts)), np.int64)
+    return np.concatenate([part.reshape(-1) for part in parts])
 
 
 _RULES: Mapping[str, Callable[..., Values]] = {
