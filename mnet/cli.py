@@ -65,11 +65,18 @@ def _json_name(context: click.Context, parameter: click.Parameter, value: str | 
     return value
 
 
+def _model_path(context: click.Context, parameter: click.Parameter, value: str) -> Path:
+    """Return the file of a model: a path, or zoo:NAME."""
+    from mnet.zoo import tflite_path
+
+    return tflite_path(value)
+
+
 _json_option = click.option(
     "--json", "json_file", callback=_json_name, is_flag=False, flag_value="-", metavar="[FILE.json]",
     help="Print JSON instead of tables; with a name, write it to that file.",
 )  # fmt: skip
-_model_argument = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.tflite")
+_model_argument = click.argument("model", callback=_model_path, metavar="MODEL.tflite|zoo:NAME")
 _layer_option = click.option("--layer", metavar="L", help="Only this layer or tensor.")
 _simplify_option = click.option(
     "--no-simplify", "simplify", is_flag=True, flag_value=False, default=True,
@@ -245,8 +252,19 @@ def quantize(normalization: str | None, json_file: str | None, **values: Any) ->
     quantize(QuantizationOptions(normalization=chosen, **values), json_file)
 
 
+@main.command()
+@click.argument("name", required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Copy the model's files there.")
+@_json_option
+def zoo(name: str | None, out: Path | None, json_file: str | None) -> None:
+    """The models that come with mnet."""
+    from mnet.commands.zoo import zoo
+
+    zoo(name, out, json_file)
+
+
 @main.command("eval")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.tflite|RUN|MODEL.keras")
+@click.argument("model", callback=_model_path, metavar="MODEL.tflite|zoo:NAME|RUN|MODEL.keras")
 @click.option("--data", metavar="D", help="As for train, or an .npz with x and y; by default the run's own.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @_json_option
