@@ -173,6 +173,9 @@ def doctor(json_file: str | None) -> None:
     metavar="D",
     help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
 )
+@click.option(
+    "--from", "source", metavar="RUN|MODEL.keras", help="Start from this trained network: its shape and its weights."
+)
 @click.option("--alpha", type=float, help="Multiplies all widths; by default what the recipe says.")
 @click.option("--blocks", metavar="B", help="Widths, the stem's first, s2 for a stride: 16s2,24,48s2,48.")
 @click.option(

@@ -48,6 +48,7 @@ from mnet.runs import (
     write_model,
 )
 from mnet.sources import load
+from mnet.transfer import Source, find_source, start_from
 
 _LARGEST_VALIDATION = 5_000
 
@@ -65,6 +66,7 @@ class TrainingOptions:
     stem_stride: int | None = None
     head: Head = Head.SOFTMAX
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
+    source: str | None = None  # a trained network to start from, which fixes all of those: see `mnet.transfer`
     recipe: str = "default"
     epochs: int | None = None
     seed: int = 0
@@ -102,9 +104,12 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
         MnetError: options that do not fit together, or a folder that is in the way or cannot be written.
     """
     chosen = _with_epochs(recipe(options.recipe), options.epochs)
+    source = _source(options)
+    if source is not None:
+        chosen = replace(chosen, normalization=source.normalization)
     partial = check_folders(options.out, resume=options.resume, overwrite=options.overwrite)
-    dataset, split = load_split(options)
-    architecture = options.architecture or _architecture(options, chosen, dataset)
+    dataset, split = load_split(options if source is None else _fed_as(source, options))
+    architecture = options.architecture or _architecture(options, chosen, dataset, source)
     check_architecture(architecture)
     _check_fit(architecture, dataset, split, chosen)
 
@@ -113,10 +118,12 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
     keras = import_keras()
     keras.utils.set_random_seed(options.seed)
     model = build(architecture, chosen.initializer)  # type: ignore[arg-type]
+    if source is not None:
+        start_from(source, model, dataset.class_names)
     steps = len(split.x_train) // chosen.batch
     state = TrainingState(model, architecture, chosen)
     history: list[EpochRow] = []
-    identity = _identity(options, architecture, chosen, dataset, split)
+    identity = _identity(options, architecture, chosen, dataset, split, source)
 
     try:
         if options.overwrite and not options.resume and partial.is_dir():
@@ -135,7 +142,7 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
         test_accuracy = state.accuracy(dataset.x_test, dataset.y_test)
         write_model(model, partial / MODEL_FILE)
         seconds = sum(row.seconds for row in history)
-        run = _run_values(options, architecture, chosen, dataset, split, history, test_accuracy)
+        run = _run_values(options, architecture, chosen, dataset, split, source, history, test_accuracy)
         write_atomically(partial / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
         write_atomically(partial / CARD_FILE, model_card(run).encode())
         (partial / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -191,6 +198,8 @@ def command(options: TrainingOptions) -> str:
         words.append(f"--stem-stride {options.stem_stride}")
     if options.head is not Head.SOFTMAX:
         words.append(f"--head {options.head.value}")
+    if options.source is not None:
+        words.append(f"--from {options.source}")
     words.append(f"--recipe {options.recipe}")
     for flag, value in (
         ("--epochs", options.epochs),
@@ -241,7 +250,35 @@ def _train_epoch(
     )
 
 
-def _architecture(options: TrainingOptions, chosen: Recipe, dataset: Dataset) -> Architecture:
+def _source(options: TrainingOptions) -> Source | None:
+    """Return the network to start from, after a look at options that it leaves nothing to."""
+    if options.source is None:
+        return None
+    for flag, value in (
+        ("--alpha", options.alpha),
+        ("--blocks", options.shape),
+        ("--size", options.size),
+        ("--channels", options.channels),
+        ("--stem-stride", options.stem_stride),
+        ("an architecture", options.architecture),
+    ):
+        if value is not None:
+            raise MnetError(f"{flag} contradicts --from {options.source}: the network is the one it starts from.")
+    return find_source(options.source)
+
+
+def _fed_as(source: Source, options: TrainingOptions) -> TrainingOptions:
+    """Return the options with the images' form that the network to start from takes."""
+    net = source.architecture
+    return replace(options, size=(net.height, net.width), channels=net.channels)
+
+
+def _architecture(
+    options: TrainingOptions, chosen: Recipe, dataset: Dataset, source: Source | None = None
+) -> Architecture:
+    if source is not None:
+        head = source.architecture.head if options.head is Head.SOFTMAX else options.head
+        return replace(source.architecture, classes=len(dataset.class_names), head=head)
     height, width, channels = dataset.image_shape
     alpha = 1.0 if options.shape else chosen.alpha
     return mobilenet(
@@ -302,10 +339,16 @@ def _keep_memory() -> None:
 
 
 def _identity(
-    options: TrainingOptions, architecture: Architecture, chosen: Recipe, dataset: Dataset, split: Split
+    options: TrainingOptions,
+    architecture: Architecture,
+    chosen: Recipe,
+    dataset: Dataset,
+    split: Split,
+    source: Source | None,
 ) -> dict[str, Any]:
     """Return what must be the same for a resumed run to be the same run."""
-    return {
+    started = {} if source is None else {"source": source.sha256}
+    return started | {
         "architecture": plain(architecture),
         "recipe": plain(chosen),
         "data": dataset.description,
@@ -320,6 +363,7 @@ def _run_values(
     chosen: Recipe,
     dataset: Dataset,
     split: Split,
+    source: Source | None,
     history: list[EpochRow],
     test_accuracy: float,
 ) -> dict[str, Any]:
@@ -327,7 +371,10 @@ def _run_values(
     import tensorflow as tf
 
     total = cost(architecture)
-    return {
+    started = {}
+    if source is not None:
+        started["source"] = {"name": source.name, "sha256": source.sha256, "data": list(source.data)}
+    return started | {
         "mnet": mnet.__version__,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
