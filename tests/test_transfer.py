@@ -12,7 +12,8 @@ from mnet.architecture import Architecture, Block, Head, build, import_keras, sh
 from mnet.errors import MnetError
 from mnet.recipes import Normalization
 from mnet.runs import plain
-from mnet.training import TrainingOptions, command, train
+from mnet.training import train
+from mnet.training_task import TrainingOptions, command
 from mnet.transfer import architecture_of, find_source, start_from
 
 _NET = Architecture("net", 28, 28, 1, 3, 2, 8, (Block(2, 16), Block(2, 24)), linear_depthwise=True)
