@@ -16,7 +16,7 @@ _NONE = "#f1f3f5"
 _MOST_NUMBERED = 20  # classes for which cells hold their numbers
 _MATRIX, _WIDEST, _NARROWEST, _NUMBERED = 620, 64, 12, 31  # pixels of the matrix, and limits of a cell; with numbers
 _MARGIN, _LINE, _SHARES = 12, 16, 56  # pixels; of the column of shares
-_LETTERS, _LETTER = 24, 6  # of a class's name; pixels of one, about
+_LETTERS, _LETTER = 32, 6  # of a class's name; pixels of one, about
 
 _Parts = list[Box | Words]
 
