@@ -58,6 +58,15 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     return int(sides[0]), int(sides[-1])
 
 
+def _count_or_all(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """Return a number of images, or None for "all"."""
+    if value == "all":
+        return None
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value} is no number of images: write 200, or all")
+    return int(value)
+
+
 def _json_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Return the name of a JSON file, or "-" for stdout; `--json model.tflite` must not overwrite a model."""
     if value is not None and value != "-" and not value.endswith(".json"):
@@ -180,6 +189,9 @@ def doctor(json_file: str | None) -> None:
     metavar="D",
     help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
 )
+@click.option(
+    "--from", "source", metavar="RUN|MODEL.keras", help="Start from this trained network: its shape and its weights."
+)
 @click.option("--alpha", type=float, help="Multiplies all widths; by default what the recipe says.")
 @click.option("--blocks", metavar="B", help="Widths, the stem's first, s2 for a stride: 16s2,24,48s2,48.")
 @click.option(
@@ -224,7 +236,7 @@ def train(
     from mnet.architecture import Head, shape_of
     from mnet.commands.train import train
     from mnet.runs import runs_folder
-    from mnet.training import TrainingOptions
+    from mnet.training_task import TrainingOptions
 
     values["shape"] = shape_of(blocks, linear_depthwise=depthwise == "linear") if blocks else None
     values["out"] = values["out"] or runs_folder() / f"{Path(values['data']).stem}-{values['recipe']}"
@@ -267,12 +279,41 @@ def zoo(name: str | None, out: Path | None, json_file: str | None) -> None:
 @click.argument("model", callback=_model_path, metavar="MODEL.tflite|zoo:NAME|RUN|MODEL.keras")
 @click.option("--data", metavar="D", help="As for train, or an .npz with x and y; by default the run's own.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@click.option("--images", type=click.IntRange(min=1), help="Only so many, as many of each class; by default all.")
+@click.option(
+    "--on",
+    metavar="A,B",
+    help="Legs, of golden, host, emulated, litert, tflm, litert-optimised, xnnpack; "
+    "by default the oracle, golden, host and emulated. Of a .tflite.",
+)
+@click.option(
+    "--emulated",
+    callback=_count_or_all,
+    default="200",
+    show_default=True,
+    metavar="N|all",
+    help="Images for the emulated core, as many of each class.",
+)
+@click.option("--target", default="cortex-m4", show_default=True, metavar="T", help="Of the C, as for codegen.")
+@_oracle_option
+@click.option(
+    "--normalization", type=click.Choice(["x/255", "x/128 - 1"]), help="Of a float input; by default what the run says."
+)
+@click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing and a leg was not run.")
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="Draw the confusion matrix.")
 @_json_option
-def evaluate(model: Path, data: str | None, split: str, json_file: str | None) -> None:
-    """Accuracy of an int8 .tflite or a trained model."""
-    from mnet.commands.evaluate import evaluate
+def evaluate(model: Path, target: str, oracle: str, normalization: str | None, **values: Any) -> None:
+    """Accuracy, confusion matrix, and equal outputs everywhere.
 
-    evaluate(model, data, split, json_file)
+    \b
+    An int8 .tflite on LiteRT, the golden model, C here and C on an emulated core; a trained model in Keras.
+    """
+    from mnet.commands.evaluate import evaluate
+    from mnet.pipeline import Options
+    from mnet.recipes import Normalization
+
+    chosen = Normalization(normalization) if normalization else None
+    raise SystemExit(evaluate(model, options=Options(target, oracle), normalization=chosen, **values))
 
 
 @main.command()

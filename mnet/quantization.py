@@ -17,11 +17,12 @@ import numpy.typing as npt
 from mnet.architecture import quiet
 from mnet.datasets import Images, Labels, balanced_choice
 from mnet.errors import MnetError, ModelError
+from mnet.labels import with_labels
 from mnet.recipes import Normalization
 from mnet.runs import write_atomically
 from mnet.sources import load
 from mnet.trained import load_keras, locate, normalization_of
-from mnet.training import TrainingOptions, load_split
+from mnet.training_task import TrainingOptions, load_split
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ def quantize(options: QuantizationOptions) -> QuantizationResult:
     x, y = _calibration_data(options, run, (height, width), channels)
     chosen = balanced_choice(y, min(options.images, len(y)), options.seed)
     content = convert(model, x[chosen], normalization, name=str(path))
+    names = tuple(map(str, run["data"].get("class_names", ()))) if run else ()
+    if len(names) == model.output_shape[-1]:
+        content = with_labels(content, names)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.out, content)

@@ -15,22 +15,17 @@ from mnet.profile import profile_model
 from mnet.proof import find_target_compiler, prove
 from mnet.resources import folder
 from mnet.runs import read_history, read_run
-from mnet.zoo import Entry, OnBoard, entry, entry_of, keras_path, names, tflite_path
+from mnet.zoo import Entry, entry, entry_of, keras_path, names, tflite_path
 from mnet.zoo.table import index, markdown, zoo_rows
 
 _ENTRIES = [entry(name) for name in names()]
 _EACH = pytest.mark.parametrize("found", _ENTRIES, ids=names())
-# Multiply-adds, cycles and arena with rows pushed on a Cortex-M4, flash: what each size promises. Bytes, 1 KB = 1,024 B.
+# What each size promises: multiply-adds; cycles and arena with rows pushed on a Cortex-M4; flash (1 KB = 1,024 B).
 _PROMISES = {
     "cifar10-tiny": (1_200_000, 1_500_000, 4_608, 64 << 10),
     "cifar10-small": (5_000_000, 5_800_000, 10 << 10, 128 << 10),
     "cifar10-large": (12_500_000, 13_500_000, 16 << 10, 320 << 10),
 }
-
-
-def _pushed(found: Entry) -> OnBoard:
-    (board,) = (board for board in found.boards if board.options == "--target cortex-m4 --input rows")
-    return board
 
 
 def test_the_zoo_has_models_of_both_data_sets() -> None:
@@ -47,7 +42,7 @@ def test_files_of_a_model_agree(found: Entry) -> None:
     assert tuple(run["data"]["class_names"]) == found.classes
     assert len(read_history(found.folder / "history.csv")) == run["epochs"]
     card = (found.folder / "README.md").read_text()
-    for words in (f"{found.test.int8_accuracy:.2%}", found.trained_by, found.sha256, f"{_pushed(found).cycles:,}"):
+    for words in (f"{found.test.int8_accuracy:.2%}", found.trained_by, found.sha256, f"{found.pushed.cycles:,}"):
         assert words in card
     assert entry_of(json.loads(json.dumps(asdict(found)))) == found
 
@@ -59,7 +54,7 @@ def test_int8_is_as_good_as_float(found: Entry) -> None:
 
 @pytest.mark.parametrize("name", [name for name in _PROMISES if name in names()])
 def test_sizes_keep_what_they_promise(name: str) -> None:
-    found, board = entry(name), _pushed(entry(name))
+    found, board = entry(name), entry(name).pushed
     taken = (found.multiply_adds, board.cycles, board.arena_bytes, board.flash_bytes)
     assert all(value <= limit for value, limit in zip(taken, _PROMISES[name], strict=True)), taken
 
@@ -78,8 +73,9 @@ def test_figures_are_what_profile_measures(found: Entry) -> None:
         find_target_compiler()
     except ToolError as error:
         pytest.skip(str(error))
-    board = _pushed(found)
-    profile = profile_model(prepare(found.tflite, Options("cortex-m4", input_mode="rows")))
+    board = found.pushed
+    options = Options(board.target, input_mode=board.input_mode, ram=board.ram, optimize=board.optimize)
+    profile = profile_model(prepare(found.tflite, options))
     if profile.compiler != board.compiler:
         pytest.skip(f"measured with {board.compiler}, here is {profile.compiler}")
     measured = (profile.instructions, profile.cycles, profile.flash_bytes, profile.arena_bytes)

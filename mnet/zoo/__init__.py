@@ -23,7 +23,9 @@ class OnBoard:
     """What `mnet profile` says of a model on one core."""
 
     target: str
-    options: str  # of `mnet profile`
+    input_mode: str  # as of `mnet profile`, and so on
+    optimize: str
+    ram: int | None
     instructions: int
     cycles: int  # modelled, zero wait states
     flash_bytes: int
@@ -32,9 +34,13 @@ class OnBoard:
     compiler: str
 
     @property
-    def ram_bytes(self) -> int:
-        """Arena and stack."""
-        return self.arena_bytes + self.worst_stack_bytes
+    def options(self) -> str:
+        """Of `mnet profile`."""
+        words = ["--target", self.target]
+        words += ["--input", self.input_mode] * (self.input_mode != "const")
+        words += ["--ram", str(self.ram)] * (self.ram is not None)
+        words += ["--optimize", self.optimize] * (self.optimize != "balanced")
+        return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,15 @@ class Entry:
     weights: int  # int8 ones, in bytes
     test: Right
     originals: Right | None  # of CIFAR-10: 1,017 test images with their original pixels, where the rest are JPEG
-    boards: tuple[OnBoard, ...]
+    boards: tuple[OnBoard, ...]  # image in memory, on a Cortex-M4; rows pushed, on the same; on a Cortex-M0+
     trained_by: str  # command
     quantized_by: str  # command
     sha256: str  # of the .tflite
+
+    @property
+    def pushed(self) -> OnBoard:
+        """What it takes of a Cortex-M4 that gets the image row by row: the figures that the tables print."""
+        return self.boards[1]
 
     @property
     def folder(self) -> Path:

@@ -31,8 +31,7 @@ from mnet.zoo import FIGURES_FILE, Entry, OnBoard, Right, entry, entry_of, names
 from mnet.zoo.table import board_rows, index, markdown
 
 _FOLDER = Path(__file__).resolve().parent
-# What is measured, as options of `mnet profile`: on a usual core with the image in memory, then pushed row by row.
-_BOARDS = (("cortex-m4", "const"), ("cortex-m4", "rows"), ("cortex-m0plus", "rows"))
+_SMALLEST = Options("cortex-m0plus", input_mode="rows", optimize="ram")
 _ORIGINALS = "cifar10-original-test1017.npz"
 
 
@@ -46,14 +45,17 @@ def main() -> None:
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.argument("name")
 @click.option("--quantized-by", help="The command that made MODEL, if it was not plain `mnet quantize`.")
-def add(run: Path, model: Path, name: str, quantized_by: str | None) -> None:
+@click.option("--ram", type=int, help="Bytes of the arena of the plan that the table shows.")
+@click.option("--optimize", default="balanced", show_default=True, help="Of the same.")
+def add(run: Path, model: Path, name: str, quantized_by: str | None, ram: int | None, optimize: str) -> None:
     """Copy a run and its int8 model into the zoo, and measure them."""
     folder = _FOLDER / name
     folder.mkdir(exist_ok=True)
     for file in (MODEL_FILE, RUN_FILE, HISTORY_FILE, CURVE_FILE):
         shutil.copyfile(run / file, folder / file)
     shutil.copyfile(model, folder / f"{name}.tflite")
-    _measure(name, quantized_by or f"mnet quantize {run.name} -o {name}.tflite")
+    pushed = Options("cortex-m4", input_mode="rows", ram=ram, optimize=optimize)
+    _measure(name, quantized_by or f"mnet quantize {run.name} -o {name}.tflite", pushed)
     _write_index()
 
 
@@ -62,11 +64,14 @@ def add(run: Path, model: Path, name: str, quantized_by: str | None) -> None:
 def measure(models: tuple[str, ...]) -> None:
     """Measure models of the zoo again, by default all."""
     for name in models or names():
-        _measure(name, entry(name).quantized_by)
+        old = entry(name)
+        pushed = old.pushed
+        options = Options(pushed.target, input_mode=pushed.input_mode, ram=pushed.ram, optimize=pushed.optimize)
+        _measure(name, old.quantized_by, options)
     _write_index()
 
 
-def _measure(name: str, quantized_by: str) -> None:
+def _measure(name: str, quantized_by: str, pushed: Options) -> None:
     folder = _FOLDER / name
     run, tflite = read_run(folder), folder / f"{name}.tflite"
     options, net = run["options"], run["architecture"]
@@ -89,7 +94,7 @@ def _measure(name: str, quantized_by: str) -> None:
         weights=sum(map(weights_of, read_model(tflite).ops)),
         test=_right(folder, tflite, data.x_test, data.y_test),
         originals=originals,
-        boards=tuple(_on_board(tflite, target, mode) for target, mode in _BOARDS),
+        boards=tuple(_on_board(tflite, options) for options in (Options("cortex-m4"), pushed, _SMALLEST)),
         trained_by=run["command"],
         quantized_by=quantized_by,
         sha256=hashlib.sha256(tflite.read_bytes()).hexdigest(),
@@ -103,12 +108,13 @@ def _right(folder: Path, tflite: Path, x: Any, y: Any) -> Right:
     return Right(len(x), evaluate_float(folder, x, y).correct, evaluate_int8(tflite, x, y).correct)
 
 
-def _on_board(tflite: Path, target: str, mode: str) -> OnBoard:
-    profile = profile_model(prepare(tflite, Options(target, input_mode=mode)))
-    options = f"--target {target}" + (f" --input {mode}" if mode != "const" else "")
+def _on_board(tflite: Path, options: Options) -> OnBoard:
+    profile = profile_model(prepare(tflite, options))
     return OnBoard(
-        target=target,
-        options=options,
+        target=options.target,
+        input_mode=options.input_mode,
+        optimize=options.optimize,
+        ram=options.ram,
         instructions=profile.instructions,
         cycles=profile.cycles,
         flash_bytes=profile.flash_bytes,

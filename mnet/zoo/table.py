@@ -12,8 +12,7 @@ def zoo_rows(entries: Sequence[Entry]) -> Table:
     headings = ("model", "data", "multiply-adds", "float", "int8", "M4 cycles", "flash", "arena + stack", "M0+")
     rows = []
     for each in entries:
-        (pushed,) = (b for b in each.boards if (b.target, "rows" in b.options) == ("cortex-m4", True))
-        (least,) = (b for b in each.boards if b.target == "cortex-m0plus")
+        pushed, smallest = each.pushed, each.boards[2]
         rows.append(
             (
                 each.name,
@@ -24,7 +23,7 @@ def zoo_rows(entries: Sequence[Entry]) -> Table:
                 f"{pushed.cycles:,}",
                 f"{pushed.flash_bytes:,} B",
                 f"{pushed.arena_bytes:,} + {pushed.worst_stack_bytes:,} B",
-                f"{least.instructions / 1e6:.2f} M instr., {least.arena_bytes:,} + {least.worst_stack_bytes:,} B",
+                f"{smallest.instructions / 1e6:.2f} M instr., {smallest.arena_bytes:,} + {smallest.worst_stack_bytes:,} B",
             )
         )
     return headings, rows
@@ -62,7 +61,8 @@ def index(entries: Sequence[Entry]) -> str:
     )
     return _INDEX.format(
         table="\n".join(markdown(*zoo_rows(entries))),
-        compiler=entries[0].boards[0].compiler,
+        compiler=entries[0].pushed.compiler,
+        options=",\n".join(f"`{each.pushed.options}` for {each.name}" for each in entries),
         originals=originals,
         name=entries[0].name,
         first=first,
@@ -74,8 +74,8 @@ _INDEX = """# The zoo: models trained here, ready to use
 {table}
 
 float and int8 are accuracies on all test images (10,000 each), int8 by LiteRT's reference kernels. Cycles, flash (code
-and weights) and RAM are those of `mnet profile zoo:NAME --target cortex-m4 --input rows` ({compiler});
-the last column is the same for `--target cortex-m0plus`. CIFAR-10 (JPEG) is a JPEG copy of CIFAR-10; on the first
+and weights) and RAM are those of `mnet profile zoo:NAME OPTIONS`, {compiler}, with these OPTIONS:
+{options}; the last column has `--target cortex-m0plus --input rows --optimize ram`. CIFAR-10 (JPEG) is a JPEG copy of CIFAR-10; on the first
 1,017 test images with their original pixels the models reach, float / int8: {originals}.
 
 ```
