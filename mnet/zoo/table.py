@@ -9,7 +9,17 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # headings, rows
 
 def zoo_rows(entries: Sequence[Entry]) -> Table:
     """Return a row for each model: what it knows and what it takes with the image pushed row by row."""
-    headings = ("model", "data", "multiply-adds", "float", "int8", "M4 cycles", "flash", "arena + stack", "M0+")
+    headings = (
+        "model",
+        "data",
+        "multiply-adds",
+        "float",
+        "int8",
+        "M4 cycles",
+        "flash",
+        "arena + stack",
+        "M0+: instructions, RAM",
+    )
     rows = []
     for each in entries:
         pushed, smallest = each.pushed, each.boards[2]
@@ -23,7 +33,7 @@ def zoo_rows(entries: Sequence[Entry]) -> Table:
                 f"{pushed.cycles:,}",
                 f"{pushed.flash_bytes:,} B",
                 f"{pushed.arena_bytes:,} + {pushed.worst_stack_bytes:,} B",
-                f"{smallest.instructions / 1e6:.2f} M instr., {smallest.arena_bytes:,} + {smallest.worst_stack_bytes:,} B",
+                f"{smallest.instructions / 1e6:.2f} M, {smallest.arena_bytes:,} + {smallest.worst_stack_bytes:,} B",
             )
         )
     return headings, rows
@@ -75,8 +85,9 @@ _INDEX = """# The zoo: models trained here, ready to use
 
 float and int8 are accuracies on all test images (10,000 each), int8 by LiteRT's reference kernels. Cycles, flash (code
 and weights) and RAM are those of `mnet profile zoo:NAME OPTIONS`, {compiler}, with these OPTIONS:
-{options}; the last column has `--target cortex-m0plus --input rows --optimize ram`. CIFAR-10 (JPEG) is a JPEG copy of CIFAR-10; on the first
-1,017 test images with their original pixels the models reach, float / int8: {originals}.
+{options}.
+The last column has `--target cortex-m0plus --input rows --optimize ram`. CIFAR-10 (JPEG) is a JPEG copy of CIFAR-10; on the
+first 1,017 test images with their original pixels the models reach, float / int8: {originals}.
 
 ```
 mnet zoo                                             # this table
