@@ -86,8 +86,8 @@ _INDEX = """# The zoo: models trained here, ready to use
 float and int8 are accuracies on all test images (10,000 each), int8 by LiteRT's reference kernels. Cycles, flash (code
 and weights) and RAM are those of `mnet profile zoo:NAME OPTIONS`, {compiler}, with these OPTIONS:
 {options}.
-The last column has `--target cortex-m0plus --input rows --optimize ram`. CIFAR-10 (JPEG) is a JPEG copy of CIFAR-10; on the
-first 1,017 test images with their original pixels the models reach, float / int8: {originals}.
+The last column has `--target cortex-m0plus --input rows --optimize ram`. CIFAR-10 (JPEG) is a JPEG copy of CIFAR-10; on
+the first 1,017 test images with their original pixels the models reach, float / int8: {originals}.
 
 ```
 mnet zoo                                             # this table
