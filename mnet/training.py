@@ -24,6 +24,7 @@ import numpy as np
 import mnet
 from mnet.architecture import Architecture, Head, Shape, build, check_architecture, import_keras, mobilenet
 from mnet.augmentation import augment
+from mnet.budget import Fit
 from mnet.cost import cost
 from mnet.datasets import Dataset, Split, balanced_choice, validation_split
 from mnet.errors import MnetError
@@ -65,6 +66,7 @@ class TrainingOptions:
     stem_stride: int | None = None
     head: Head = Head.SOFTMAX
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
+    fit: Fit | None = None  # why this shape and size: the budget that they keep; it is only recorded
     recipe: str = "default"
     epochs: int | None = None
     seed: int = 0
@@ -191,6 +193,8 @@ def command(options: TrainingOptions) -> str:
         words.append(f"--stem-stride {options.stem_stride}")
     if options.head is not Head.SOFTMAX:
         words.append(f"--head {options.head.value}")
+    if options.fit is not None:
+        words.append(str(options.fit.budget))
     words.append(f"--recipe {options.recipe}")
     for flag, value in (
         ("--epochs", options.epochs),
@@ -354,6 +358,7 @@ def _run_values(
         "parameters": total.parameters,
         "trainable_parameters": total.trainable,
         "multiply_adds": total.multiply_adds,
+        "fit": plain(options.fit) | {"words": str(options.fit)} if options.fit else None,
         "validation_accuracy": None if math.isnan(v := history[-1].validation_accuracy) else v,
         "test_accuracy": test_accuracy,
         "seconds": round(sum(row.seconds for row in history), 1),
