@@ -16,14 +16,16 @@ from mnet.commands.profile import ModelProfile, profile_model
 from mnet.commands.verify import COLUMNS, explain, row
 from mnet.datasets import Dataset, balanced_choice
 from mnet.errors import MissingToolError, MnetError
+from mnet.evaluation import evaluate_int8
 from mnet.graph import Graph, Int8Array
 from mnet.pipeline import Options, Prepared, prepare
 from mnet.progress import progress_bar
 from mnet.proof import Proof, prove
-from mnet.quantization import QuantizationOptions, evaluate_int8, quantize
+from mnet.quantization import QuantizationOptions, quantize
 from mnet.report import RANDOM_INPUTS, Report, clocks_of, html
 from mnet.sources import load
-from mnet.training import TrainingOptions, train
+from mnet.training import train
+from mnet.training_task import TrainingOptions
 
 _NAME = "fashion"  # of the model and of its C functions
 _FIGURES, _REPORT = "demo.json", "report.html"
@@ -72,7 +74,7 @@ def run(out: Path, epochs: int | None, json_file: str | None) -> int:
         int8 = evaluate_int8(model, data.x_test, data.y_test)
     with _step(say, "generate C for any Cortex-M"):
         prepared = prepare(model, Options("cortex-m"))
-        pipeline.write(prepared, out / _NAME, data.class_names)
+        pipeline.write(prepared, out / _NAME)
     with _step(say, "compile for this computer and a Cortex-M4, run both, compare every byte of every layer"):
         inputs = _inputs(prepared.source, data)
         with progress() as report_leg:

@@ -9,7 +9,7 @@ from mnet.commands.console import Column, print_json, print_table, progress
 from mnet.errors import MnetError
 from mnet.search import MARGIN, Pick, Picture, Planned, pick
 from mnet.sources import load
-from mnet.training import TrainingOptions
+from mnet.training_task import TrainingOptions
 
 
 def within(options: TrainingOptions, budget: Budget) -> TrainingOptions:
@@ -18,6 +18,8 @@ def within(options: TrainingOptions, budget: Budget) -> TrainingOptions:
     Raises:
         MnetError: nothing fits, or options that choose widths in another way.
     """
+    if options.source is not None:
+        raise MnetError(f"--from {options.source} fixes the network, and a budget chooses one; give one of them.")
     if options.alpha is not None or options.stem_stride is not None:
         raise MnetError("a budget chooses widths and strides: leave out --alpha and --stem-stride, or give --blocks.")
     dataset = load(options.data, size=options.size, channels=options.channels)

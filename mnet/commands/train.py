@@ -10,7 +10,7 @@ from mnet.commands.search import within
 from mnet.progress import progress_bar
 from mnet.quantization import QuantizationOptions
 from mnet.runs import read_run
-from mnet.training import TrainingOptions
+from mnet.training_task import TrainingOptions
 
 
 def train(options: TrainingOptions, budget: Budget | None, json_file: str | None) -> None:
