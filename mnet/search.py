@@ -168,7 +168,7 @@ def planned(member: Candidate, budget: Budget) -> Planned:
             other = plan("cycles")
         case ("flash",):
             other = plan("size")
-    return Planned(member, other if other.kept else usual)
+    return Planned(member, min(usual, other, key=lambda fit: budget.load(fit.needs)))
 
 
 def _needs(found: Found) -> Needs:
