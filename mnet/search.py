@@ -1,7 +1,7 @@
 """The largest network of a family that keeps a budget, found before anything is trained.
 
 The family: the shapes of the recipes tiny, small and large (`mnet/recipes.py`), whose proportions were chosen by
-accuracy, with all widths scaled and rounded to multiples of 8. Among such shapes accuracy grows with the logarithm of
+accuracy, with all widths scaled and rounded. Among such shapes accuracy grows with the logarithm of
 the multiply-adds (mnet/docs/training.md, "Budgets"), so the pick is the one with the most of them that fits.
 
 What fits is decided by the planner: first by estimates without a search (`codegen/estimate.py`), then by whole plans
@@ -34,7 +34,7 @@ _SMALLEST_MAP = 4  # pixels along the shorter side: smaller maps cost weights an
 _SIDES = (1.0, 0.75, 0.5, 0.375, 0.25)  # of the data's; each is tried only if nothing fits at the ones before
 _SMALLEST_IMAGE = 8  # pixels
 _STEP, _LEAST, _MOST = 32, -48, 32  # scales of the widths: 2**(n / 32), from 0.35 to 2
-_NARROWEST = 8  # channels; widths are multiples of it
+_NARROWEST = 8  # channels
 
 Report = Callable[[str, int, int], None]
 
@@ -81,7 +81,7 @@ class Pick:
 
 
 def scaled(shape: Shape, scale: float) -> Shape:
-    """Return a shape with all widths scaled, then rounded to multiples of 8.
+    """Return a shape with all widths scaled, then rounded to multiples of 8, below 32 of 4.
 
     >>> from mnet.architecture import shape_of
     >>> str(scaled(shape_of("16s2,24,48s2"), 1.5))
@@ -89,7 +89,8 @@ def scaled(shape: Shape, scale: float) -> Shape:
     """
 
     def width(old: int) -> int:
-        return max(_NARROWEST, int(old * scale / _NARROWEST + 0.5) * _NARROWEST)
+        grain = 4 if old * scale < 32 else 8
+        return max(_NARROWEST, int(old * scale / grain + 0.5) * grain)
 
     stem, *blocks = (Block(block.stride, width(block.width)) for block in (shape.stem, *shape.blocks))
     return Shape(stem, tuple(blocks), shape.linear_depthwise)

@@ -46,10 +46,12 @@ def test_maps_end_with_four_to_seven_pixels(side: int, name: str) -> None:
     assert len(shape.blocks) == len(recipe(name).shape.blocks)
 
 
-def test_widths_are_multiples_of_eight_and_maps_no_smaller_than_four() -> None:
+def test_widths_are_multiples_of_four_or_eight_and_maps_no_smaller_than_four() -> None:
     for members in FAMILY.values():
         for member in members:
-            assert all(block.width % 8 == 0 for block in (member.shape.stem, *member.shape.blocks))
+            assert all(
+                block.width % (4 if block.width < 32 else 8) == 0 for block in (member.shape.stem, *member.shape.blocks)
+            )
             convolved = [x for x in layers(member.architecture) if x.kind in (Kind.CONVOLUTION, Kind.DEPTHWISE)]
             assert min(x.output_shape[0] for x in convolved[:-1]) == 4
         sizes = [member.multiply_adds for member in members]
@@ -212,7 +214,7 @@ def test_training_within_a_budget_ends_with_a_model_that_keeps_it(tmp_path: Path
     run = json.loads((tmp_path / "run.json").read_text())
     assert "--ram 6144 --cycles 600000 --target cortex-m4" in run["command"] and "--blocks" in run["command"]
     assert run["fit"]["budget"]["cycles"] == 600_000 and run["fit"]["words"] in (out / "README.md").read_text()
-    assert 0.85 <= max(run["fit"]["needs"]["cycles"] / 600_000, run["fit"]["needs"]["arena_bytes"] / 6_144) <= 1
+    assert 0.8 <= max(run["fit"]["needs"]["cycles"] / 600_000, run["fit"]["needs"]["arena_bytes"] / 6_144) <= 1
     assert _cli("quantize", str(out), "-o", str(tmp_path / "net.tflite"), "--images", "20")[0] == 0
     options = Options("cortex-m4", ram=6144, optimize="cycles" if "cycles" in run["fit"]["options"] else "balanced")
     _, request = requested(tmp_path / "net.tflite", options)
