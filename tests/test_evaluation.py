@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,16 @@ def test_a_leg_without_its_tools_is_listed(model: Path, data: Path, monkeypatch:
     assert done.exit_code == 0 and "Equal in every byte of every output, as far as it was run." in done.stdout
     done = run(model, "--data", data, "--on", "host", "--json")
     assert done.exit_code == 3 and "accuracy" not in json.loads(done.stdout)
+
+
+def test_without_litert_the_golden_model_is_the_reference(
+    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    done = run(model, "--data", data, "--on", "litert,golden", "--json")
+    values = json.loads(done.stdout)
+    assert [leg["status"] for leg in values["legs"]] == ["not run", "run"] and done.exit_code == 3
+    assert values["runtime"].startswith("golden model") and "pip install ai-edge-litert" in values["legs"][0]["reason"]
 
 
 @pytest.mark.slow

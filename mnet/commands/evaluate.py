@@ -143,7 +143,7 @@ def _evaluate_int8(
 ) -> _Found:
     graph = read_classifier(model)
     images = _images(source, split, graph.tensors[graph.inputs[0]].shape, count)
-    names = check_labels(model.name, classes_of(graph), images.y, images.class_names)
+    names = _names(model, classes_of(graph), images)
     with progress() as report:
         made = evaluate_legs(model, graph, images, legs, options, emulated, report)
     return _Found(model.name, images, names, made, exit_code(made))
@@ -156,7 +156,7 @@ def _evaluate_float(
     normalization = normalization or normalization_of(model, run)
     keras_model = load_keras(path)
     images = _images(source, split, keras_model.input_shape[1:], count)
-    names = check_labels(model.name, math.prod(keras_model.output_shape[1:]), images.y, images.class_names)
+    names = _names(model, math.prod(keras_model.output_shape[1:]), images)
     with progress() as report:
         made = evaluate_keras(
             keras_model, normalization, images.x, images.y, lambda done, total: report("Keras", done, total)
@@ -175,6 +175,16 @@ def _images(source: str, split: str, shape: tuple[int, int, int], count: int | N
     height, width, channels = shape
     images = load_labelled(source, split, size=(height, width), channels=channels)
     return images if count is None else images.some(count)
+
+
+def _names(model: Path, classes: int, images: LabelledImages) -> tuple[str, ...]:
+    """Return names of the classes: by the data set, by the run beside the model, or numbers."""
+    folder = model if model.is_dir() else model.parent
+    known = images.class_names
+    if not known and (folder / "run.json").is_file():
+        of_run = tuple(read_run(folder)["data"]["class_names"])
+        known = of_run if len(of_run) == classes else ()
+    return check_labels(model.name, classes, images.y, known)
 
 
 def _draw(picture: Path, found: _Found, evaluation: Evaluation) -> None:
