@@ -46,7 +46,7 @@ def test_codegen_knows_only_the_values() -> None:
 
 def test_the_data_side_knows_nothing_of_codegen() -> None:
     names = (
-        "architecture augmentation cost datasets evaluation flatbuffer golden images labels layer_names network "
+        "architecture augmentation budget cost datasets evaluation flatbuffer golden images labels layer_names network "
         "operands optimizer progress published quantization recipes runs sources tflite trained training "
         "training_task transfer"
     )

@@ -1,17 +1,23 @@
 """`mnet train` and `mnet quantize`: run, and say what came out and what comes next."""
 
+import sys
 from dataclasses import asdict
 
 from mnet import quantization, training
+from mnet.budget import Budget
 from mnet.commands.console import is_quiet, print_json
+from mnet.commands.search import within
 from mnet.progress import progress_bar
 from mnet.quantization import QuantizationOptions
 from mnet.runs import read_run
 from mnet.training_task import TrainingOptions
 
 
-def train(options: TrainingOptions, json_file: str | None) -> None:
-    """Train and print where the run is and how good it is."""
+def train(options: TrainingOptions, budget: Budget | None, json_file: str | None) -> None:
+    """Train and print where the run is and how good it is; with a budget, choose the network first."""
+    if budget is not None:
+        options = within(options, budget)
+        print(f"{options.shape} at {'x'.join(map(str, options.size or ()))}: {options.fit}", file=sys.stderr)
     if is_quiet():
         result = training.train(options)
     else:
@@ -24,6 +30,9 @@ def train(options: TrainingOptions, json_file: str | None) -> None:
     print(f"{result.model}: {result.test_accuracy:.2%} of the test images of {result.description}, float")
     print(f"trained {len(result.history)} epochs in {result.seconds:,.0f} s; {result.folder}/README.md describes it")
     print(f"next: mnet quantize {result.folder} -o {result.folder.name}.tflite")
+    if options.fit is not None:
+        name = result.folder.name
+        print(f"then: mnet codegen {name}.tflite {options.fit.codegen_options} -o {name}-c")
 
 
 def quantize(options: QuantizationOptions, json_file: str | None) -> None:
