@@ -230,8 +230,12 @@ def doctor(json_file: str | None) -> None:
     help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
 )
 @click.option(
-    "--from", "source", metavar="RUN|MODEL.keras", help="Start from this trained network: its shape and its weights."
+    "--from",
+    "source",
+    metavar="RUN|MODEL.keras|zoo:NAME",
+    help="Start from this trained network: its shape and its weights.",
 )
+@click.option("--teacher", metavar="RUN|zoo:NAME", help="Learn also from the answers of this better network.")
 @click.option("--alpha", type=float, help="Multiplies all widths; by default what the recipe says.")
 @click.option("--blocks", metavar="B", help="Widths, the stem's first, s2 for a stride: 16s2,24,48s2,48.")
 @click.option(
@@ -253,7 +257,7 @@ def doctor(json_file: str | None) -> None:
     "--recipe",
     default="default",
     show_default=True,
-    help="tiny, small, large, default, sample or seed; see mnet/recipes.py.",
+    help="tiny, small, large, polish, default, sample or seed; see mnet/recipes.py.",
 )
 @click.option("--epochs", type=int, help="By default what the recipe says.")
 @click.option("--minutes", type=float, help="In place of epochs: end then, however busy the machine is.")

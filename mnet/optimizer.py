@@ -13,6 +13,7 @@ from mnet.architecture import Architecture
 from mnet.datasets import Images, Labels, batches
 from mnet.network import forward
 from mnet.recipes import Nadam, NesterovSgd, Optimizer, Recipe
+from mnet.teacher import Teacher
 
 _EVALUATION_BATCH = 500
 
@@ -38,12 +39,13 @@ def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
 class TrainingState:
     """Weights, optimizer slots, moving statistics and averages, each one vector; the compiled step."""
 
-    def __init__(self, model: Any, architecture: Architecture, chosen: Recipe) -> None:
+    def __init__(self, model: Any, architecture: Architecture, chosen: Recipe, teacher: Teacher | None = None) -> None:
         import tensorflow as tf
 
         self._tf = tf
         self._architecture = architecture
         self._recipe = chosen
+        self._teacher = teacher
         self._trained = [(v.path, tuple(v.shape)) for v in model.trainable_variables]
         self._moving = [
             (v.path, tuple(v.shape))
@@ -116,7 +118,11 @@ class TrainingState:
                 self._architecture, weights, self._normalized(x), training=True, dropout_seed=tf.stack([seed, step])
             )
             target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
-            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
+            losses = tf.nn.softmax_cross_entropy_with_logits(target, logits)
+            if self._teacher is not None:
+                share = chosen.distillation.share
+                losses = (1 - share) * losses + share * self._teacher.loss(logits, x)
+            loss = tf.reduce_mean(losses)
         gradient = tape.gradient(loss, vectors["weights"])
         self._update(gradient, rate, tf.cast(step, tf.float32))
         batch = tf.concat([statistics[path] for path, _ in self._moving], 0)

@@ -58,6 +58,14 @@ Optimizer = NesterovSgd | Nadam
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """How a teacher's answers count, where there is a teacher (`--teacher`)."""
+
+    share: float = 0.7  # of the loss; the rest is for the labels
+    temperature: float = 3.0  # both networks' logits are divided by it
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that turns images into weights, except the images and the network."""
 
@@ -75,6 +83,7 @@ class Recipe:
     shape: Shape = STANDARD  # of the network, unless the user names another
     alpha: float = 0.25  # that goes with it
     minutes: float | None = None  # in place of epochs: the schedule follows the clock
+    distillation: Distillation = Distillation()
 
     def steps(self, per_epoch: int, done: int, seconds: float) -> int:
         """Return how many steps the whole training takes: the epochs', or what the minutes allow at the pace so far.
@@ -161,7 +170,16 @@ LARGE = replace(
     shape=shape_of("24,40,64s2,72,72,144s2,144,144,144,256s2,256"),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TINY, SMALL, LARGE)}
+POLISH = replace(
+    DEFAULT,
+    name="polish",
+    what="on from a trained network (--from) at a rate that begins low, best with a --teacher",
+    epochs=40,
+    optimizer=NesterovSgd(learning_rate=0.08),
+    label_smoothing=0.0,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TINY, SMALL, LARGE, POLISH)}
 
 
 def recipe(name: str) -> Recipe:

@@ -12,6 +12,7 @@ from mnet.errors import MnetError
 from mnet.recipes import Recipe, recipe
 from mnet.runs import plain
 from mnet.sources import load
+from mnet.teacher import find_teacher
 from mnet.transfer import Source, find_source
 
 _LARGEST_VALIDATION = 5_000
@@ -31,6 +32,7 @@ class TrainingOptions:
     head: Head = Head.SOFTMAX
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
     source: str | None = None  # a trained network to start from, which fixes all of those: see `mnet.transfer`
+    teacher: str | None = None  # a better network to learn from: see `mnet.teacher`
     fit: Fit | None = None  # why this shape and size: the budget that they keep; it is only recorded
     recipe: str = "default"
     epochs: int | None = None
@@ -66,6 +68,8 @@ def command(options: TrainingOptions) -> str:
         words.append(f"--head {options.head.value}")
     if options.source is not None:
         words.append(f"--from {options.source}")
+    if options.teacher is not None:
+        words.append(f"--teacher {options.teacher}")
     if options.fit is not None:
         words.append(str(options.fit.budget))
     words.append(f"--recipe {options.recipe}")
@@ -92,6 +96,7 @@ class Task:
     dataset: Dataset
     split: Split
     source: Source | None  # the trained network to start from
+    teacher: Source | None = None  # the one to learn from
 
     @property
     def steps(self) -> int:
@@ -101,6 +106,7 @@ class Task:
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a resumed run to be the same run."""
         started = {} if self.source is None else {"source": self.source.sha256}
+        started |= {} if self.teacher is None else {"teacher": self.teacher.sha256}
         return started | {
             "architecture": plain(self.architecture),
             "recipe": plain(self.recipe),
@@ -125,7 +131,8 @@ def task_of(options: TrainingOptions) -> Task:
     architecture = options.architecture or _architecture(options, chosen, dataset, source)
     check_architecture(architecture)
     _check_fit(architecture, dataset, split, chosen)
-    return Task(options, chosen, architecture, dataset, split, source)
+    teacher = None if options.teacher is None else find_teacher(options.teacher, architecture, dataset)
+    return Task(options, chosen, architecture, dataset, split, source, teacher)
 
 
 def load_split(options: TrainingOptions) -> tuple[Dataset, Split]:
