@@ -196,11 +196,17 @@ def doctor(json_file: str | None) -> None:
     help="tiny, small, large, default, sample or seed; see mnet/recipes.py.",
 )
 @click.option("--epochs", type=int, help="By default what the recipe says.")
+@click.option("--minutes", type=float, help="In place of epochs: end then, however busy the machine is.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
 @click.option("--threads", type=int, help="Of TensorFlow; the weights depend on it.")
 @click.option("--train-images", type=int, help="Use only so many, as many of each class.")
 @click.option("--validation-images", type=int, help="Kept back from the training images; by default a tenth.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="RUN", help="Folder of the run.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Folder of the run; by default runs/DATA-RECIPE in the user's cache folder of mnet.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
 @click.option("--overwrite", is_flag=True, help="Replace a run at the same place.")
 @_json_option
@@ -210,9 +216,11 @@ def train(
     """Train a MobileNet: model.keras, history, model card."""
     from mnet.architecture import Head, shape_of
     from mnet.commands.train import train
+    from mnet.runs import runs_folder
     from mnet.training import TrainingOptions
 
     values["shape"] = shape_of(blocks, linear_depthwise=depthwise == "linear") if blocks else None
+    values["out"] = values["out"] or runs_folder() / f"{Path(values['data']).stem}-{values['recipe']}"
     values["stem_stride"] = int(stem_stride) if stem_stride else None
     train(TrainingOptions(head=Head(head), **values), json_file)
 

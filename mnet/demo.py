@@ -16,11 +16,12 @@ from mnet.commands.profile import ModelProfile, profile_model
 from mnet.commands.verify import COLUMNS, explain, row
 from mnet.datasets import Dataset, balanced_choice
 from mnet.errors import MissingToolError, MnetError
+from mnet.evaluation import evaluate_int8
 from mnet.graph import Graph, Int8Array
 from mnet.pipeline import Options, Prepared, prepare
 from mnet.progress import progress_bar
 from mnet.proof import Proof, prove
-from mnet.quantization import QuantizationOptions, evaluate_int8, quantize
+from mnet.quantization import QuantizationOptions, quantize
 from mnet.report import RANDOM_INPUTS, Report, clocks_of, html
 from mnet.sources import load
 from mnet.training import TrainingOptions, train

@@ -14,11 +14,12 @@ class Progress:
     """Where a training stands after a step."""
 
     epoch: int  # from 1
-    epochs: int
+    epochs: int  # as many as will fit, where minutes are the limit
     step: int  # within the epoch, from 1
     steps: int
     loss: float  # mean of this epoch so far
     train_accuracy: float
+    images_per_second: float  # of this epoch so far
     history: tuple[EpochRow, ...]  # finished epochs
 
     @property
@@ -48,7 +49,8 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
                 if progress.history and not math.isnan(progress.history[-1].validation_accuracy)
                 else ""
             )
-            text = f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}{validation}"
+            pace = f"  {progress.images_per_second:,.0f} images/s"
+            text = f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}{validation}{pace}"
             bar.update(task, completed=progress.fraction, description=text)
 
         yield report

@@ -1,4 +1,4 @@
-"""Float Keras model in, one int8 .tflite out: post-training quantization, and the accuracy of both.
+"""Float Keras model in, one int8 .tflite out: post-training quantization.
 
 The file is a standard one: int8 input and output, int8 weights with one scale per output channel (one per tensor for
 fully connected layers, which older runtimes need), int32 bias. The same input gives the same bytes in every process.
@@ -14,18 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mnet.architecture import import_keras, quiet
-from mnet.datasets import Images, Labels, balanced_choice, batches
-from mnet.edges import from_quantized
+from mnet.architecture import quiet
+from mnet.datasets import Images, Labels, balanced_choice
 from mnet.errors import MnetError, ModelError
 from mnet.recipes import Normalization
-from mnet.runs import MODEL_FILE, read_run, write_atomically
+from mnet.runs import write_atomically
 from mnet.sources import load
-from mnet.tflite import parse_model
+from mnet.trained import load_keras, locate, normalization_of
 from mnet.training import TrainingOptions, load_split
-
-Int8Array = npt.NDArray[np.int8]
-_EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -54,20 +50,6 @@ class QuantizationResult:
     output_zero_point: int
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """How many images were classified rightly, and by what."""
-
-    correct: int
-    images: int
-    runtime: str
-
-    @property
-    def fraction(self) -> float:
-        """Correct ones among all."""
-        return self.correct / self.images
-
-
 def quantize(options: QuantizationOptions) -> QuantizationResult:
     """Quantize a model and write the .tflite file.
 
@@ -79,10 +61,10 @@ def quantize(options: QuantizationOptions) -> QuantizationResult:
         ModelError: the model is damaged, or the converter refuses it.
         MnetError: what is needed to calibrate is not known.
     """
-    path, run = _locate(options.model)
+    path, run = locate(options.model)
     if options.images < 1:
         raise MnetError(f"{options.images} images are too few to calibrate by; at least 1.")
-    normalization = options.normalization or _normalization(options.model, run)
+    normalization = options.normalization or normalization_of(options.model, run)
     if options.out.suffix != ".tflite":
         raise MnetError(f"{options.out}: the quantized model is a .tflite file; give it that suffix.")
     model = load_keras(path)
@@ -154,78 +136,6 @@ def convert(model: Any, x: Images, normalization: Normalization, name: str) -> b
     return content
 
 
-def load_keras(path: Path) -> Any:
-    """Load a Keras model.
-
-    Raises:
-        ModelError: it is missing, damaged, or takes something else than one image.
-    """
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist; `mnet train` writes a folder with {MODEL_FILE}.")
-    keras = import_keras()
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except Exception as error:  # whatever zip, JSON, HDF5 and Keras raise
-        raise ModelError(f"{path} is no readable Keras model: {str(error).splitlines()[0].rstrip('.')}.") from error
-    shape = getattr(model, "input_shape", None)
-    if not (isinstance(shape, tuple) and len(shape) == 4 and None not in shape[1:]):
-        raise ModelError(f"{path} takes {shape}; expected one image [height, width, channels] of fixed size.")
-    return model
-
-
-def evaluate_float(model: Path, x: Images, y: Labels, normalization: Normalization | None = None) -> Accuracy:
-    """Return the accuracy of a trained folder or .keras file on byte images."""
-    path, run = _locate(model)
-    normalization = normalization or _normalization(model, run)
-    keras_model = load_keras(path)
-    _check_images(path, tuple(keras_model.input_shape[1:]), x, y)
-    correct = 0
-    for part in batches(len(x), _EVALUATION_BATCH):
-        real = (x[part].astype(np.float32) - (128 + normalization.zero_point)) * np.float32(normalization.scale)
-        scores = np.asarray(keras_model(real, training=False))
-        correct += int(np.sum(scores.argmax(axis=1) == y[part]))
-    return Accuracy(correct, len(x), "Keras, float32")
-
-
-def evaluate_int8(path: Path, x: Images, y: Labels) -> Accuracy:
-    """Return the accuracy of an int8 .tflite on byte images, by LiteRT's reference kernels, the default oracle.
-
-    Args:
-        path: the model. Its input may be float32 or uint8 up to a QUANTIZE; its output scores, or the class itself.
-        x: [images, height, width, channels]; the model gets byte - 128.
-        y: labels.
-
-    Raises:
-        ModelError: the file is no int8 model of one image.
-    """
-    if len(y) != len(x):
-        raise MnetError(f"{len(x)} images and {len(y)} labels do not fit together.")
-    made = run_int8(path, x)
-    classes = made[:, 0] if made.dtype in (np.int32, np.int64) else made.argmax(axis=1)
-    return Accuracy(int(np.sum(classes == y)), len(x), "LiteRT, reference kernels")
-
-
-def run_int8(path: Path, x: Images) -> npt.NDArray[Any]:
-    """Return the outputs [images, values] of an int8 .tflite for byte images, by LiteRT's reference kernels."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    interpreter = _interpreter(content, str(path))
-    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    _check_images(path, tuple(int(n) for n in source["shape"][1:]), x, None)
-    given: npt.NDArray[Any] = (x ^ 0x80).view(np.int8)  # byte - 128
-    if source["dtype"] != np.int8:
-        graph = parse_model(content, path)
-        given = from_quantized(graph.tensors[graph.inputs[0]], given)
-    outputs = []
-    for image in given:
-        interpreter.set_tensor(source["index"], image[None])
-        interpreter.invoke()
-        outputs.append(interpreter.get_tensor(target["index"]).reshape(-1))
-    return np.array(outputs, target["dtype"])
-
-
 def _ends(content: bytes) -> list[tuple[float, int]]:
     """Return scale and zero_point of the input and of the output of a file that the converter wrote."""
     from tflite.Model import Model
@@ -233,37 +143,6 @@ def _ends(content: bytes) -> list[tuple[float, int]]:
     graph = Model.GetRootAs(content).Subgraphs(0)
     parameters = [graph.Tensors(index).Quantization() for index in (graph.Inputs(0), graph.Outputs(0))]
     return [(float(each.Scale(0)), int(each.ZeroPoint(0))) for each in parameters]
-
-
-def _interpreter(content: bytes, name: str) -> Any:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    reference = OpResolverType.BUILTIN_REF
-    try:
-        with quiet():
-            interpreter = Interpreter(model_content=content, experimental_op_resolver_type=reference)
-            interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ModelError(f"{name}: LiteRT cannot run it: {str(error).splitlines()[0].rstrip('.')}.") from error
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    if len(inputs) != 1 or len(outputs) != 1 or {inputs[0]["dtype"], outputs[0]["dtype"]} != {np.int8}:
-        raise ModelError(f"{name}: expected one int8 input and one int8 output.")
-    return interpreter
-
-
-def _locate(model: Path) -> tuple[Path, dict[str, Any] | None]:
-    """Return the .keras file and what run.json beside it says."""
-    if model.is_dir():
-        return model / MODEL_FILE, read_run(model)
-    return model, read_run(model.parent) if (model.parent / "run.json").is_file() else None
-
-
-def _normalization(model: Path, run: dict[str, Any] | None) -> Normalization:
-    if run is None:
-        raise MnetError(
-            f"{model} has no run.json beside it: say how its input is normalized: --normalization x/255 or 'x/128 - 1'."
-        )
-    return Normalization(run["recipe"]["normalization"])
 
 
 def _calibration_data(
@@ -287,10 +166,3 @@ def _calibration_data(
         )
     )
     return split.x_train, split.y_train
-
-
-def _check_images(path: Path, shape: tuple[int, ...], x: Images, y: Labels | None) -> None:
-    if x.dtype != np.uint8 or x.shape[1:] != shape or not len(x):
-        raise MnetError(f"{path} takes uint8 images {list(shape)}, not {x.dtype} {list(x.shape)}.")
-    if y is not None and len(y) != len(x):
-        raise MnetError(f"{len(x)} images and {len(y)} labels do not fit together.")

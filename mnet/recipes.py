@@ -74,6 +74,22 @@ class Recipe:
     normalization_momentum: float = 0.99  # of the moving statistics of BatchNormalization, per step
     shape: Shape = STANDARD  # of the network, unless the user names another
     alpha: float = 0.25  # that goes with it
+    minutes: float | None = None  # in place of epochs: the schedule follows the clock
+
+    def steps(self, per_epoch: int, done: int, seconds: float) -> int:
+        """Return how many steps the whole training takes: the epochs', or what the minutes allow at the pace so far.
+
+        Args:
+            per_epoch: steps of an epoch.
+            done: steps so far.
+            seconds: that these took.
+
+        >>> replace(DEFAULT, minutes=2.0).steps(100, done=50, seconds=30.0)
+        200
+        """
+        if self.minutes is None or not done or not seconds:
+            return self.epochs * per_epoch
+        return int(done * self.minutes * 60 / seconds)
 
 
 SEED = Recipe(

@@ -9,18 +9,21 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mnet.cache import cache_folder
 from mnet.errors import MnetError
 
 MODEL_FILE = "model.keras"
 RUN_FILE = "run.json"
 HISTORY_FILE = "history.csv"
+CURVE_FILE = "curve.svg"
 CARD_FILE = "README.md"
 CHECKPOINT_FILE = "checkpoint.npz"
 
@@ -35,6 +38,34 @@ class EpochRow:
     train_accuracy: float
     validation_accuracy: float  # nan where no images were kept back
     seconds: float
+
+
+def images_per_second(images: int, history: Sequence[EpochRow]) -> int:
+    """Return the pace of a usual epoch (the median): `images` are trained on, and those kept back looked at."""
+    return round(images / statistics.median(row.seconds for row in history))
+
+
+def runs_folder() -> Path:
+    """Return where runs without a place of their own go: `runs` in the user's cache folder."""
+    return cache_folder() / "runs"
+
+
+def read_history(path: Path) -> tuple[EpochRow, ...]:
+    """Return history.csv as `history_csv` wrote it.
+
+    Raises:
+        MnetError: it is missing or damaged.
+    """
+    try:
+        with path.open(newline="") as file:
+            return tuple(
+                EpochRow(int(row["epoch"]), *(float(row[field.name]) for field in fields(EpochRow)[1:]))
+                for row in csv.DictReader(file)
+            )
+    except OSError as error:
+        raise MnetError(f"{path} cannot be read: {error.strerror}; `mnet train` writes it.") from error
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise MnetError(f"{path} is damaged: {error}.") from error
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -95,9 +126,10 @@ def model_card(run: dict[str, Any]) -> str:
         "network": f"MobileNet V1: stem {net['stem_width']} stride {net['stem_stride']}; "
         f"blocks (stride, width) {blocks}" + ("; linear depthwise" if net["linear_depthwise"] else ""),
         "recipe": f"{chosen['name']}: {chosen['what']}",
-        "epochs, batch, seed": f"{chosen['epochs']}, {chosen['batch']}, {options['seed']}",
+        "epochs, batch, seed": f"{run['epochs']}, {chosen['batch']}, {options['seed']}",
         "optimizer": f"{chosen['optimizer']['class']}: {rates}",
-        "time": f"{run['seconds']:,.0f} s, TensorFlow {run['tensorflow']}, {options['threads'] or 'default'} threads",
+        "time": f"{run['seconds']:,.0f} s, {run['images_per_second']:,} images/s, TensorFlow {run['tensorflow']}, "
+        f"{options['threads'] or 'default'} threads",
     }
     return "\n".join(
         [
@@ -110,7 +142,10 @@ def model_card(run: dict[str, Any]) -> str:
             "|---|---|",
             *(f"| {key} | {value} |" for key, value in rows.items()),
             "",
-            f"Made with `{run['command']}`. The curve is in {HISTORY_FILE}, all settings in {RUN_FILE}.",
+            f"Made with `{run['command']}`. All settings are in {RUN_FILE}, the curve in {HISTORY_FILE}:",
+            "",
+            f"![accuracy over epochs]({CURVE_FILE})",
+            "",
             "The validation images were kept back from the training images; the test images were looked at once,",
             "for the figure above.",
             "",

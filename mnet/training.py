@@ -14,7 +14,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import mnet
 from mnet.architecture import Architecture, Head, Shape, build, check_architecture, import_keras, mobilenet
 from mnet.augmentation import augment
 from mnet.cost import cost
+from mnet.curve import curve_svg
 from mnet.datasets import Dataset, Split, balanced_choice, validation_split
 from mnet.errors import MnetError
 from mnet.optimizer import TrainingState, learning_rate
@@ -33,12 +34,14 @@ from mnet.recipes import Recipe, recipe
 from mnet.runs import (
     CARD_FILE,
     CHECKPOINT_FILE,
+    CURVE_FILE,
     HISTORY_FILE,
     MODEL_FILE,
     RUN_FILE,
     EpochRow,
     check_folders,
     history_csv,
+    images_per_second,
     model_card,
     move_into_place,
     plain,
@@ -67,6 +70,7 @@ class TrainingOptions:
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
     recipe: str = "default"
     epochs: int | None = None
+    minutes: float | None = None  # in place of epochs: end then, whatever else the machine does
     seed: int = 0
     threads: int | None = None  # of TensorFlow; None leaves the choice to it
     train_images: int | None = None  # use only so many, the same number of each class
@@ -101,7 +105,7 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
         DataError: the data set is missing or damaged.
         MnetError: options that do not fit together, or a folder that is in the way or cannot be written.
     """
-    chosen = _with_epochs(recipe(options.recipe), options.epochs)
+    chosen = _with_length(recipe(options.recipe), options.epochs, options.minutes)
     partial = check_folders(options.out, resume=options.resume, overwrite=options.overwrite)
     dataset, split = load_split(options)
     architecture = options.architecture or _architecture(options, chosen, dataset)
@@ -126,15 +130,16 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
             leftover.unlink()
         if options.resume:
             history = read_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors)
-        for epoch in range(len(history) + 1, chosen.epochs + 1):
-            row = _train_epoch(state, split, chosen, options.seed, epoch, steps, tuple(history), report)
+        while not _is_over(chosen, steps, history):
+            row = _train_epoch(state, split, chosen, options.seed, steps, tuple(history), report)
             history.append(row)
             write_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors, history)
             write_atomically(partial / HISTORY_FILE, history_csv(history).encode())
+            write_atomically(partial / CURVE_FILE, curve_svg(history, architecture.name).encode())
         state.copy_to(model)
         test_accuracy = state.accuracy(dataset.x_test, dataset.y_test)
         write_model(model, partial / MODEL_FILE)
-        seconds = sum(row.seconds for row in history)
+        seconds = _seconds(history)
         run = _run_values(options, architecture, chosen, dataset, split, history, test_accuracy)
         write_atomically(partial / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
         write_atomically(partial / CARD_FILE, model_card(run).encode())
@@ -194,6 +199,7 @@ def command(options: TrainingOptions) -> str:
     words.append(f"--recipe {options.recipe}")
     for flag, value in (
         ("--epochs", options.epochs),
+        ("--minutes", options.minutes),
         ("--seed", options.seed or None),
         ("--threads", options.threads),
         ("--train-images", options.train_images),
@@ -209,33 +215,38 @@ def _train_epoch(
     split: Split,
     chosen: Recipe,
     seed: int,
-    epoch: int,
     steps: int,
     history: tuple[EpochRow, ...],
     report: Callable[[Progress], None] | None,
 ) -> EpochRow:
-    began = time.monotonic()
+    epoch, began = len(history) + 1, time.monotonic()
+    before = _seconds(history)
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(split.x_train))  # the last, incomplete batch is left out; other images each time
-    loss_sum, correct, rate = 0.0, 0, 0.0
+    loss_sum, correct, rate, seen = 0.0, 0, 0.0, 0
     for index in range(steps):
         part = order[index * chosen.batch : (index + 1) * chosen.batch]
         x = augment(split.x_train[part], chosen.augmentation, random)
         step = (epoch - 1) * steps + index
-        rate = learning_rate(chosen.optimizer, step, chosen.epochs * steps)
+        in_all = chosen.steps(steps, step, before + time.monotonic() - began)
+        if seen and step >= in_all:
+            break  # the minutes are over
+        rate = learning_rate(chosen.optimizer, step, max(in_all, step + 1))
         loss, hits = state.step(x, split.y_train[part].astype(np.int32), np.float32(rate), step, seed)
         loss_sum += float(loss)
         correct += int(hits)
         if not math.isfinite(loss_sum):
             raise MnetError(f"the loss is no longer a number in epoch {epoch}, step {index + 1}: the rate is too high.")
+        seen += chosen.batch
         if report is not None:
-            seen = (index + 1) * chosen.batch
-            report(Progress(epoch, chosen.epochs, index + 1, steps, loss_sum / (index + 1), correct / seen, history))
+            epochs = max(epoch, math.ceil(in_all / steps))
+            pace = seen / (time.monotonic() - began)
+            report(Progress(epoch, epochs, index + 1, steps, loss_sum / (index + 1), correct / seen, pace, history))
     return EpochRow(
         epoch=epoch,
         learning_rate=rate,
-        loss=loss_sum / steps,
-        train_accuracy=correct / (steps * chosen.batch),
+        loss=loss_sum * chosen.batch / seen,
+        train_accuracy=correct / seen,
         validation_accuracy=state.accuracy(split.x_validation, split.y_validation),
         seconds=time.monotonic() - began,
     )
@@ -271,12 +282,23 @@ def _check_fit(architecture: Architecture, dataset: Dataset, split: Split, chose
         )
 
 
-def _with_epochs(chosen: Recipe, epochs: int | None) -> Recipe:
-    if epochs is None:
-        return chosen
-    if epochs < 1:
+def _with_length(chosen: Recipe, epochs: int | None, minutes: float | None) -> Recipe:
+    if epochs is not None and minutes is not None:
+        raise MnetError("--epochs and --minutes both say how long to train; give one of them.")
+    if epochs is not None and epochs < 1:
         raise MnetError(f"--epochs {epochs} trains nothing; at least 1.")
-    return replace(chosen, epochs=epochs)
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise MnetError(f"--minutes {minutes:g} trains nothing; more than 0.")
+    return replace(chosen, epochs=chosen.epochs if epochs is None else epochs, minutes=minutes)
+
+
+def _is_over(chosen: Recipe, steps: int, history: Sequence[EpochRow]) -> bool:
+    done = len(history) * steps
+    return done >= chosen.steps(steps, done, _seconds(history))
+
+
+def _seconds(history: Sequence[EpochRow]) -> float:
+    return sum(row.seconds for row in history)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -354,7 +376,9 @@ def _run_values(
         "parameters": total.parameters,
         "trainable_parameters": total.trainable,
         "multiply_adds": total.multiply_adds,
+        "epochs": len(history),
         "validation_accuracy": None if math.isnan(v := history[-1].validation_accuracy) else v,
         "test_accuracy": test_accuracy,
-        "seconds": round(sum(row.seconds for row in history), 1),
+        "seconds": round(_seconds(history), 1),
+        "images_per_second": images_per_second(len(split.x_train), history),
     }

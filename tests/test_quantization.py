@@ -11,17 +11,15 @@ import pytest
 
 from mnet.architecture import Architecture, Block, Head, build, import_keras, mobilenet
 from mnet.errors import MnetError, ModelError
+from mnet.evaluation import evaluate_float, evaluate_int8, run_int8
 from mnet.quantization import (
     QuantizationOptions,
     convert,
-    evaluate_float,
-    evaluate_int8,
-    load_keras,
     quantize,
-    run_int8,
 )
 from mnet.recipes import Normalization
 from mnet.sources import load
+from mnet.trained import load_keras
 from mnet.training import TrainingOptions, train
 
 _TINY = Architecture("tiny", 28, 28, 1, 10, 2, 8, (Block(1, 8), Block(2, 16), Block(2, 16)))

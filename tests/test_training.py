@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnet.architecture import Architecture, Block, Head, build, import_keras, layers, mobilenet, shape_of
 from mnet.augmentation import augment, shifted
@@ -22,6 +24,8 @@ from mnet.optimizer import TrainingState, is_decayed, learning_rate
 from mnet.progress import Progress, progress_bar
 from mnet.quantization import QuantizationOptions, quantize
 from mnet.recipes import RECIPES, Augmentation, Nadam, NesterovSgd, Normalization, recipe
+from mnet.resources import shared_folder
+from mnet.runs import read_history
 from mnet.sources import load
 from mnet.training import TrainingOptions, command, train
 
@@ -181,7 +185,11 @@ def test_a_short_training_learns(tmp_path: Path, name: str) -> None:
     assert result.history[-1].train_accuracy > (0.5 if name == "sample" else 0.25)
     assert len(result.history) == 6 and result.history[-1].loss < result.history[0].loss
     assert seen[-1].fraction == 1.0 and [p.step for p in seen[: seen[0].steps]] == list(range(1, seen[0].steps + 1))
-    assert sorted(p.name for p in result.folder.iterdir()) == ["README.md", "history.csv", "model.keras", "run.json"]
+    files = ["README.md", "curve.svg", "history.csv", "model.keras", "run.json"]
+    assert sorted(p.name for p in result.folder.iterdir()) == files
+    written = read_history(result.folder / "history.csv")
+    assert [row.epoch for row in written] == [row.epoch for row in result.history]
+    assert written[-1].validation_accuracy == pytest.approx(result.history[-1].validation_accuracy, abs=1e-6)
     assert not (tmp_path / "run.partial").exists()
 
     run = json.loads((result.folder / "run.json").read_text())
@@ -218,6 +226,33 @@ def test_interrupted_and_resumed_is_the_same_as_in_one_go(tmp_path: Path) -> Non
     models = [import_keras().models.load_model(r.model, compile=False) for r in (whole, resumed)]
     for mine, other in zip(models[0].weights, models[1].weights, strict=True):
         assert np.array_equal(mine.numpy(), other.numpy()), mine.path
+
+
+@pytest.mark.slow
+def test_minutes_end_the_training_in_time_and_at_a_small_rate(tmp_path: Path) -> None:
+    result = train(_options(tmp_path, architecture=_TINY, epochs=None, minutes=0.1))
+    spent = sum(row.seconds for row in result.history)
+    assert spent == pytest.approx(6, abs=1)
+    peak = recipe("sample").optimizer.learning_rate
+    assert result.history[-1].learning_rate < 0.05 * peak < max(row.learning_rate for row in result.history)
+    run = json.loads((result.folder / "run.json").read_text())
+    assert run["epochs"] == len(result.history) and run["recipe"]["minutes"] == 0.1
+    assert "--minutes 0.1" in run["command"]
+
+
+@given(st.integers(1, 400), st.floats(0.1, 1e4), st.floats(0.1, 1e4))
+def test_minutes_move_the_end_of_the_schedule_with_the_pace(done: int, seconds: float, minutes: float) -> None:
+    steps = replace(recipe("tiny"), minutes=minutes).steps(350, done, seconds)
+    assert (steps <= done) == (seconds >= minutes * 60) or steps == pytest.approx(done, abs=1)
+    assert replace(recipe("tiny"), minutes=minutes).steps(350, 0, 0.0) == recipe("tiny").epochs * 350
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shared_folder() is None, reason="no shared folder with CIFAR-10")
+def test_recipe_tiny_learns_cifar10(tmp_path: Path) -> None:
+    """Four of the 200 epochs, with the schedule of four: 68 % where this was measured."""
+    result = train(TrainingOptions("cifar10-jpeg", tmp_path / "run", recipe="tiny", epochs=4, threads=1))
+    assert result.test_accuracy > 0.64
 
 
 _PROGRAM = """
@@ -271,6 +306,8 @@ def test_folders_in_the_way(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"epochs": 0}, "--epochs 0 trains nothing"),
+        ({"epochs": None, "minutes": 0.0}, "--minutes 0 trains nothing"),
+        ({"epochs": 3, "minutes": 1.0}, "--epochs and --minutes both say how long"),
         ({"recipe": "none"}, "--recipe none does not exist"),
         ({"alpha": 0.001}, "--alpha 0.001 leaves a layer no channel"),
         ({"data": "nowhere"}, "nowhere does not exist"),
@@ -338,8 +375,8 @@ def test_cutout_makes_one_square_grey() -> None:
 def test_progress_without_a_terminal_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as report:
         for epoch in range(1, 31):
-            report(Progress(epoch, 30, 10, 10, 1.0, 0.5, ()))
-            report(Progress(epoch, 30, 5, 10, 1.0, 0.5, ()))
+            report(Progress(epoch, 30, 10, 10, 1.0, 0.5, 1000.0, ()))
+            report(Progress(epoch, 30, 5, 10, 1.0, 0.5, 1000.0, ()))
     assert capfd.readouterr().err.count("\n") == 10
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from mnet.commands.console import print_json, progress
 from mnet.datasets import Images, Labels, batches
 from mnet.errors import DataError, MnetError
-from mnet.quantization import Accuracy, evaluate_float, evaluate_int8
+from mnet.evaluation import Accuracy, evaluate_float, evaluate_int8
 from mnet.runs import MODEL_FILE, read_run
 from mnet.sources import load
 from mnet.tflite import read_model
@@ -81,7 +81,7 @@ def _shape_of_run(model: Path) -> tuple[int, int, int]:
         options = read_run(folder)["options"]
         height, width = options["size"]
         return height, width, options["channels"]
-    from mnet.quantization import load_keras
+    from mnet.trained import load_keras
 
     height, width, channels = load_keras(model).input_shape[1:]
     return height, width, channels
