@@ -1,0 +1,78 @@
+"""A float network that behaves nearly as its int8 file: rounded weights, rounded activations, and gradients through both.
+
+Nearly: sums are float, and the file rounds once more where it rescales them. Only integer arithmetic equals it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mnet.architecture import Architecture, Kind, import_keras
+from mnet.calibration import LARGEST_WEIGHT, Grid, rounded_weights
+from mnet.folding import Weights, activated, folded_model, stages, sums
+
+
+def fake_quantized_kernel(kernel: Any, kind: Kind) -> Any:
+    """Return `mnet.calibration.rounded_weights` of one kernel as a tensor; the gradient passes as if nothing was done.
+
+    TensorFlow's own operator wants the channels last, which those of a depthwise kernel are not.
+    """
+    import tensorflow as tf
+
+    axes = [0, 1] if kind is Kind.DEPTHWISE else [0, 1, 2]
+    largest = tf.reduce_max(tf.abs(kernel), axes, keepdims=True)
+    scales = tf.where(largest > 0, largest / LARGEST_WEIGHT, 1.0)
+    return kernel + tf.stop_gradient(tf.round(kernel / scales) * scales - kernel)
+
+
+def fake_quantized(x: Any, grid: Grid) -> Any:
+    """Return an activation on its grid; the gradient passes where `x` lies within, and is 0 where it was cut off."""
+    import tensorflow as tf
+
+    return tf.quantization.fake_quant_with_min_max_args(x, grid.low, grid.high)
+
+
+def fake_quantized_forward(grids: Mapping[str, Grid]) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Return a function as `mnet.network.forward`, for folded weights and int8 everywhere.
+
+    Args:
+        grids: of the image and of each stage's output.
+    """
+
+    def forward(
+        architecture: Architecture, weights: Mapping[str, Any], x: Any, *, training: bool, dropout_seed: Any = None
+    ) -> tuple[Any, dict[str, Any]]:
+        x = fake_quantized(x, grids["image"])
+        for stage in stages(architecture):
+            rounded = dict(weights)
+            if stage.kind is not Kind.POOLING:
+                path = f"{stage.name}/kernel"
+                rounded[path] = fake_quantized_kernel(weights[path], stage.kind)
+            x = fake_quantized(activated(stage, sums(stage, rounded, x)), grids[stage.name])
+        return x[:, 0, 0], {}
+
+    return forward
+
+
+def baked_model(architecture: Architecture, weights: Weights, grids: Mapping[str, Grid]) -> Any:
+    """Return the Keras model to convert: weights on their int8 grids, of which the converter finds the scales again;
+    activations with nodes that tell it theirs.
+    """
+    import tensorflow as tf
+
+    keras = import_keras()
+
+    class FakeQuantization(keras.layers.Layer):  # type: ignore[misc]
+        """Keras has no layer of this name that the converter knows."""
+
+        def __init__(self, name: str, grid: Grid) -> None:
+            super().__init__(name=name)
+            self._low, self._high = grid.low, grid.high
+
+        def call(self, x: Any) -> Any:
+            return tf.quantization.fake_quant_with_min_max_args(x, self._low, self._high)
+
+    return folded_model(
+        architecture,
+        rounded_weights(architecture, weights),
+        lambda name: FakeQuantization(f"{name}_grid", grids[name]),
+    )
