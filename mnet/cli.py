@@ -173,6 +173,9 @@ def doctor(json_file: str | None) -> None:
     metavar="D",
     help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
 )
+@click.option(
+    "--from", "source", metavar="RUN|MODEL.keras", help="Start from this trained network: its shape and its weights."
+)
 @click.option("--alpha", type=float, help="Multiplies all widths; by default what the recipe says.")
 @click.option("--blocks", metavar="B", help="Widths, the stem's first, s2 for a stride: 16s2,24,48s2,48.")
 @click.option(
@@ -217,7 +220,7 @@ def train(
     from mnet.architecture import Head, shape_of
     from mnet.commands.train import train
     from mnet.runs import runs_folder
-    from mnet.training import TrainingOptions
+    from mnet.training_task import TrainingOptions
 
     values["shape"] = shape_of(blocks, linear_depthwise=depthwise == "linear") if blocks else None
     values["out"] = values["out"] or runs_folder() / f"{Path(values['data']).stem}-{values['recipe']}"

@@ -24,7 +24,8 @@ from mnet.proof import Proof, prove
 from mnet.quantization import QuantizationOptions, quantize
 from mnet.report import RANDOM_INPUTS, Report, clocks_of, html
 from mnet.sources import load
-from mnet.training import TrainingOptions, train
+from mnet.training import train
+from mnet.training_task import TrainingOptions
 
 _NAME = "fashion"  # of the model and of its C functions
 _FIGURES, _REPORT = "demo.json", "report.html"

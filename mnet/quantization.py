@@ -21,7 +21,7 @@ from mnet.recipes import Normalization
 from mnet.runs import write_atomically
 from mnet.sources import load
 from mnet.trained import load_keras, locate, normalization_of
-from mnet.training import TrainingOptions, load_split
+from mnet.training_task import TrainingOptions, load_split
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ def model_card(run: dict[str, Any]) -> str:
         "multiply-adds": f"{run['multiply_adds']:,}",
         "data": f"{data['description']}, {data['train_images']:,} training images",
         "licence of the data": data["licence"],
+        **_start(run),
         "classes": ", ".join(data["class_names"]),
         "input": f"{chosen['normalization']} of each byte x; as int8: byte - 128",
         "output": "probabilities" if net["head"] == "softmax" else "logits; the largest is the answer",
@@ -151,6 +152,17 @@ def model_card(run: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _start(run: dict[str, Any]) -> dict[str, str]:
+    """Return the rows of the card on the network that a training started from."""
+    if "source" not in run:
+        return {}
+    source = run["source"]
+    return {
+        "started from": f"{source['name']}, sha256 {source['sha256'][:16]}",
+        "which was trained on": "; ".join(source["data"]),
+    }
 
 
 def write_atomically(path: Path, content: bytes) -> None:

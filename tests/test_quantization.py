@@ -20,7 +20,8 @@ from mnet.quantization import (
 from mnet.recipes import Normalization
 from mnet.sources import load
 from mnet.trained import load_keras
-from mnet.training import TrainingOptions, train
+from mnet.training import train
+from mnet.training_task import TrainingOptions
 
 _TINY = Architecture("tiny", 28, 28, 1, 10, 2, 8, (Block(1, 8), Block(2, 16), Block(2, 16)))
 _MODELS = Path(__file__).parent / "models"

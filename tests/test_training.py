@@ -27,7 +27,8 @@ from mnet.recipes import RECIPES, Augmentation, Nadam, NesterovSgd, Normalizatio
 from mnet.resources import shared_folder
 from mnet.runs import read_history
 from mnet.sources import load
-from mnet.training import TrainingOptions, command, train
+from mnet.training import train
+from mnet.training_task import TrainingOptions, command
 
 # 32, 16, 8, 4, 2, 1 pixels: all ways in which a depthwise kernel's gradient is computed.
 _SMALL = Architecture(
@@ -259,7 +260,8 @@ _PROGRAM = """
 import sys
 from pathlib import Path
 from mnet.architecture import Architecture, Block
-from mnet.training import TrainingOptions, train
+from mnet.training import train
+from mnet.training_task import TrainingOptions
 tiny = Architecture("tiny", 28, 28, 1, 10, 2, 8, (Block(2, 16), Block(2, 24)))
 train(TrainingOptions(architecture=tiny,
                       data="sample", out=Path(sys.argv[1]), recipe="sample", epochs=4, train_images=640,

@@ -7,7 +7,7 @@ from mnet.commands.console import is_quiet, print_json
 from mnet.progress import progress_bar
 from mnet.quantization import QuantizationOptions
 from mnet.runs import read_run
-from mnet.training import TrainingOptions
+from mnet.training_task import TrainingOptions
 
 
 def train(options: TrainingOptions, json_file: str | None) -> None:

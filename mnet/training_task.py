@@ -1,0 +1,210 @@
+"""What a training is about: options in, one frozen `Task` out, checked before a single step is taken."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mnet.architecture import Architecture, Head, Shape, check_architecture, mobilenet
+from mnet.datasets import Dataset, Split, balanced_choice, validation_split
+from mnet.errors import MnetError
+from mnet.recipes import Recipe, recipe
+from mnet.runs import plain
+from mnet.sources import load
+from mnet.transfer import Source, find_source
+
+_LARGEST_VALIDATION = 5_000
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What to train on what; None takes what data or recipe say."""
+
+    data: str
+    out: Path
+    alpha: float | None = None
+    shape: Shape | None = None
+    size: tuple[int, int] | None = None  # height, width; images are scaled to it
+    channels: int | None = None  # 1 turns images grey, 3 makes them three equal colours
+    stem_stride: int | None = None
+    head: Head = Head.SOFTMAX
+    architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
+    source: str | None = None  # a trained network to start from, which fixes all of those: see `mnet.transfer`
+    recipe: str = "default"
+    epochs: int | None = None
+    minutes: float | None = None  # in place of epochs: end then, whatever else the machine does
+    seed: int = 0
+    threads: int | None = None  # of TensorFlow; None leaves the choice to it
+    train_images: int | None = None  # use only so many, the same number of each class
+    validation_images: int | None = None  # kept back from training images; None keeps a tenth, at most 5,000
+    resume: bool = False  # go on with the unfinished run in `out`.partial
+    overwrite: bool = False  # replace a finished or unfinished run in `out`
+
+
+def command(options: TrainingOptions) -> str:
+    """Return the command line that trains this again.
+
+    >>> command(TrainingOptions(data="sample", out=Path("run"), recipe="sample"))
+    'mnet train --data sample --recipe sample --out run'
+    """
+    words = ["mnet train", f"--data {options.data}"]
+    if options.alpha is not None:
+        words.append(f"--alpha {options.alpha:g}")
+    if options.shape is not None:
+        words.append(f"--blocks {options.shape}")
+        words += ["--depthwise relu6"] * (not options.shape.linear_depthwise)
+    if options.size is not None:
+        height, width = options.size
+        words.append(f"--size {height}" if height == width else f"--size {height}x{width}")
+    if options.channels is not None:
+        words.append(f"--channels {options.channels}")
+    if options.stem_stride is not None:
+        words.append(f"--stem-stride {options.stem_stride}")
+    if options.head is not Head.SOFTMAX:
+        words.append(f"--head {options.head.value}")
+    if options.source is not None:
+        words.append(f"--from {options.source}")
+    words.append(f"--recipe {options.recipe}")
+    for flag, value in (
+        ("--epochs", options.epochs),
+        ("--minutes", options.minutes),
+        ("--seed", options.seed or None),
+        ("--threads", options.threads),
+        ("--train-images", options.train_images),
+        ("--validation-images", options.validation_images),
+    ):
+        if value is not None:
+            words.append(f"{flag} {value}")
+    return " ".join([*words, f"--out {options.out.name}"])
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A training, ready to begin."""
+
+    options: TrainingOptions
+    recipe: Recipe  # as the options, the images and the network to start from change it
+    architecture: Architecture
+    dataset: Dataset
+    split: Split
+    source: Source | None  # the trained network to start from
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch; the last, incomplete batch is left out, other images each time."""
+        return len(self.split.x_train) // self.recipe.batch
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same for a resumed run to be the same run."""
+        started = {} if self.source is None else {"source": self.source.sha256}
+        return started | {
+            "architecture": plain(self.architecture),
+            "recipe": plain(self.recipe),
+            "data": self.dataset.description,
+            "images": [len(self.split.x_train), len(self.split.x_validation)],
+            "seed": self.options.seed,
+        }
+
+
+def task_of(options: TrainingOptions) -> Task:
+    """Load and check all that a training needs.
+
+    Raises:
+        DataError: the data set is missing or damaged.
+        MnetError: options that do not fit together.
+    """
+    chosen = _with_length(recipe(options.recipe), options.epochs, options.minutes)
+    source = _source(options)
+    if source is not None:
+        chosen = replace(chosen, normalization=source.normalization)
+    dataset, split = load_split(options if source is None else _fed_as(source, options))
+    architecture = options.architecture or _architecture(options, chosen, dataset, source)
+    check_architecture(architecture)
+    _check_fit(architecture, dataset, split, chosen)
+    return Task(options, chosen, architecture, dataset, split, source)
+
+
+def load_split(options: TrainingOptions) -> tuple[Dataset, Split]:
+    """Load the data of a run and keep back its validation images: the same ones each time."""
+    channels = options.architecture.channels if options.architecture else options.channels
+    size = (options.architecture.height, options.architecture.width) if options.architecture else options.size
+    dataset = load(options.data, size=size, channels=channels)
+    if options.train_images is not None:
+        if not 1 <= options.train_images <= len(dataset.x_train):
+            raise MnetError(
+                f"{dataset.description} has {len(dataset.x_train)} training images, not {options.train_images}."
+            )
+        some = balanced_choice(dataset.y_train, options.train_images, options.seed)
+        dataset = replace(dataset, x_train=dataset.x_train[some], y_train=dataset.y_train[some])
+    count = options.validation_images
+    if count is None:
+        count = min(len(dataset.x_train) // 10, _LARGEST_VALIDATION)
+    return dataset, validation_split(dataset, count, options.seed)
+
+
+def _source(options: TrainingOptions) -> Source | None:
+    """Return the network to start from, after a look at options that it leaves nothing to."""
+    if options.source is None:
+        return None
+    for flag, value in (
+        ("--alpha", options.alpha),
+        ("--blocks", options.shape),
+        ("--size", options.size),
+        ("--channels", options.channels),
+        ("--stem-stride", options.stem_stride),
+        ("an architecture", options.architecture),
+    ):
+        if value is not None:
+            raise MnetError(f"{flag} contradicts --from {options.source}: the network is the one it starts from.")
+    return find_source(options.source)
+
+
+def _fed_as(source: Source, options: TrainingOptions) -> TrainingOptions:
+    """Return the options with the images' form that the network to start from takes."""
+    net = source.architecture
+    return replace(options, size=(net.height, net.width), channels=net.channels)
+
+
+def _architecture(
+    options: TrainingOptions, chosen: Recipe, dataset: Dataset, source: Source | None = None
+) -> Architecture:
+    if source is not None:
+        head = source.architecture.head if options.head is Head.SOFTMAX else options.head
+        return replace(source.architecture, classes=len(dataset.class_names), head=head)
+    height, width, channels = dataset.image_shape
+    alpha = 1.0 if options.shape else chosen.alpha
+    return mobilenet(
+        alpha if options.alpha is None else options.alpha,
+        (height, width),
+        channels,
+        len(dataset.class_names),
+        shape=options.shape or chosen.shape,
+        stem_stride=options.stem_stride,
+        head=options.head,
+    )
+
+
+def _check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen: Recipe) -> None:
+    if architecture.classes != len(dataset.class_names):
+        raise MnetError(f"{architecture.name} has {architecture.classes} classes, {dataset}.")
+    if len(split.x_train) < chosen.batch:
+        raise MnetError(
+            f"{dataset.description}: {len(split.x_train)} training images make no batch of {chosen.batch}; "
+            "keep back fewer for validation or use more data."
+        )
+    side = min(architecture.height, architecture.width)
+    if chosen.augmentation.crop_padding >= side:
+        raise MnetError(
+            f"images of {architecture.height}x{architecture.width} are too small for recipe {chosen.name}, which "
+            f"moves them by {chosen.augmentation.crop_padding} pixels."
+        )
+
+
+def _with_length(chosen: Recipe, epochs: int | None, minutes: float | None) -> Recipe:
+    if epochs is not None and minutes is not None:
+        raise MnetError("--epochs and --minutes both say how long to train; give one of them.")
+    if epochs is not None and epochs < 1:
+        raise MnetError(f"--epochs {epochs} trains nothing; at least 1.")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise MnetError(f"--minutes {minutes:g} trains nothing; more than 0.")
+    return replace(chosen, epochs=chosen.epochs if epochs is None else epochs, minutes=minutes)

@@ -1,0 +1,105 @@
+"""A trained network as the start of another one: where it lies, what it fixes, how its weights get across."""
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnet.architecture import Architecture, Block, Head
+from mnet.errors import MnetError, ModelError
+from mnet.recipes import Normalization
+from mnet.trained import load_keras, locate, normalization_of
+
+_HEAD = "conv_preds/"  # the layer whose last axis is the classes
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network that another training starts from."""
+
+    name: str  # as the user wrote it
+    model: Path  # the .keras file
+    sha256: str  # of that file
+    architecture: Architecture
+    normalization: Normalization
+    class_names: tuple[str, ...]
+    data: tuple[str, ...]  # all data that its weights have seen, each with its licence; the oldest first
+
+
+def find_source(name: str) -> Source:
+    """Return the network that `--from` names.
+
+    Args:
+        name: the folder of a run, or a .keras file with the run.json of its training beside it.
+
+    Raises:
+        MnetError: there is none, or what it is made of is not known.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise MnetError(f"--from {name} does not exist; give the folder of a finished run, or its .keras file.")
+    if path.is_file() and path.suffix != ".keras":
+        raise MnetError(f"--from {name} is no .keras file: only a float model can be trained on.")
+    model, run = locate(path)
+    if run is None:
+        raise MnetError(
+            f"--from {name}: {path.parent} has no run.json, which says how the network is built and fed; start from "
+            "the folder that `mnet train` made."
+        )
+    try:
+        content = model.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{model} cannot be read: {error.strerror}.") from None
+    try:
+        architecture, data = architecture_of(run["architecture"]), run["data"]
+        seen = (*run.get("source", {}).get("data", ()), f"{data['description']}: {data['licence']}")
+        class_names = tuple(map(str, data["class_names"]))
+        normalization = normalization_of(path, run)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MnetError(f"--from {name}: its run.json is damaged ({error!r}); train it again.") from None
+    digest = hashlib.sha256(content).hexdigest()
+    return Source(name, model, digest, architecture, normalization, class_names, tuple(map(str, seen)))
+
+
+def architecture_of(values: dict[str, Any]) -> Architecture:
+    """Return the architecture that `mnet.runs.plain` wrote to a run.json.
+
+    Raises:
+        KeyError, TypeError, ValueError: it wrote something else.
+    """
+    known = {field.name: values[field.name] for field in fields(Architecture) if field.name in values}
+    blocks = tuple(Block(int(block["stride"]), int(block["width"])) for block in values["blocks"])
+    return Architecture(**known | {"blocks": blocks, "head": Head(values["head"])})
+
+
+def start_from(source: Source, model: Any, class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Put the weights of `source` into an untrained Keras model of the same architecture, whatever its classes.
+
+    A class that both know by the same name keeps its part of the head; the others' stay as they were drawn.
+
+    Returns:
+        The names of those classes.
+
+    Raises:
+        ModelError: the file of the source is damaged, or is not what its run.json says.
+    """
+    theirs = {variable.path: np.asarray(variable.numpy()) for variable in load_keras(source.model).variables}
+    kept = [(new, source.class_names.index(name)) for new, name in enumerate(class_names) if name in source.class_names]
+    into, out_of = [new for new, _ in kept], [old for _, old in kept]
+    for variable in model.variables:
+        is_head = variable.path.startswith(_HEAD)
+        if not is_head and "seed_generator" in variable.path:  # of the dropout: no weight
+            continue
+        old = theirs.get(variable.path)
+        expected = (*variable.shape[:-1], len(source.class_names)) if is_head else tuple(variable.shape)
+        if old is None or old.shape != expected:
+            found = "missing" if old is None else f"{list(old.shape)}"
+            raise ModelError(f"{source.model}: {variable.path} is {found}; its run.json says {list(expected)}.")
+        if is_head:
+            head = np.array(variable.numpy())
+            head[..., into] = old[..., out_of]
+            old = head
+        variable.assign(old)
+    return tuple(class_names[new] for new in into)
