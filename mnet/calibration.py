@@ -4,6 +4,7 @@ Sources: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization 
 for the grid.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -144,7 +145,7 @@ def equalize(architecture: Architecture, weights: Weights, x: Float32Array) -> W
     """
     result = dict(weights)
     chain = stages(architecture)
-    followers = dict(zip(chain, chain[1:], strict=False))
+    followers = dict(itertools.pairwise(chain))
     for stage, values in outputs(architecture, weights, x):
         if stage.kind is not Kind.DEPTHWISE or stage.relu6:
             continue
@@ -165,9 +166,7 @@ def equalize(architecture: Architecture, weights: Weights, x: Float32Array) -> W
     return result
 
 
-def correct_bias(
-    architecture: Architecture, weights: Weights, grids: Mapping[str, Grid], x: Float32Array
-) -> Weights:
+def correct_bias(architecture: Architecture, weights: Weights, grids: Mapping[str, Grid], x: Float32Array) -> Weights:
     """Return the weights with biases that make each channel's mean over `x` in int8 what it is in float.
 
     Stage by stage, each seeing the corrected ones before it. Source: Nagel et al. 2019, section 4.2, empirical.

@@ -1,4 +1,4 @@
-"""A float network that behaves nearly as its int8 file: rounded weights, rounded activations, and gradients through both.
+"""A float network that behaves nearly as its int8 file: weights and activations rounded, gradients through both.
 
 Nearly: sums are float, and the file rounds once more where it rescales them. Only integer arithmetic equals it.
 """
@@ -6,9 +6,14 @@ Nearly: sums are float, and the file rounds once more where it rescales them. On
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from mnet.architecture import Architecture, Kind, import_keras
-from mnet.calibration import LARGEST_WEIGHT, Grid, rounded_weights
+from mnet.calibration import LARGEST_WEIGHT, Float32Array, Grid, rounded_weights
+from mnet.datasets import batches
 from mnet.folding import Weights, activated, folded_model, stages, sums
+
+_BATCH = 500  # images at once
 
 
 def fake_quantized_kernel(kernel: Any, kind: Kind) -> Any:
@@ -41,9 +46,9 @@ def fake_quantized_forward(grids: Mapping[str, Grid]) -> Callable[..., tuple[Any
     def forward(
         architecture: Architecture, weights: Mapping[str, Any], x: Any, *, training: bool, dropout_seed: Any = None
     ) -> tuple[Any, dict[str, Any]]:
+        rounded = dict(weights)
         x = fake_quantized(x, grids["image"])
         for stage in stages(architecture):
-            rounded = dict(weights)
             if stage.kind is not Kind.POOLING:
                 path = f"{stage.name}/kernel"
                 rounded[path] = fake_quantized_kernel(weights[path], stage.kind)
@@ -53,15 +58,39 @@ def fake_quantized_forward(grids: Mapping[str, Grid]) -> Callable[..., tuple[Any
     return forward
 
 
+def logits_of(
+    architecture: Architecture, weights: Weights, grids: Mapping[str, Grid] | None, x: Float32Array
+) -> Float32Array:
+    """Return the logits [images, classes] of folded weights for normalized images, in float.
+
+    Args:
+        architecture: the network.
+        weights: not rounded.
+        grids: None leaves weights and activations as they are; else both are rounded.
+        x: [images, height, width, channels].
+    """
+    parts = []
+    for part in batches(len(x), _BATCH):
+        made: Any = x[part]
+        if grids is None:
+            for stage in stages(architecture):
+                made = activated(stage, sums(stage, weights, made))
+            made = made[:, 0, 0]
+        else:
+            made, _ = fake_quantized_forward(grids)(architecture, weights, made, training=False)
+        parts.append(np.asarray(made))
+    return np.concatenate(parts)
+
+
 def baked_model(architecture: Architecture, weights: Weights, grids: Mapping[str, Grid]) -> Any:
     """Return the Keras model to convert: weights on their int8 grids, of which the converter finds the scales again;
     activations with nodes that tell it theirs.
     """
     import tensorflow as tf
 
-    keras = import_keras()
+    base: Any = import_keras().layers.Layer
 
-    class FakeQuantization(keras.layers.Layer):  # type: ignore[misc]
+    class FakeQuantization(base):  # type: ignore[misc]
         """Keras has no layer of this name that the converter knows."""
 
         def __init__(self, name: str, grid: Grid) -> None:

@@ -53,8 +53,9 @@ def fold(architecture: Architecture, weights: Mapping[str, npt.NDArray[np.float3
         if stage.kind is Kind.POOLING:
             continue
         kernel = weights[f"{stage.name}/kernel"].astype(np.float64)
-        bias = weights.get(f"{stage.name}/bias")
-        if f"{stage.name}_bn/gamma" in weights:
+        if f"{stage.name}_bn/gamma" not in weights:  # the classifier
+            bias = weights[f"{stage.name}/bias"].astype(np.float64)
+        else:
             gamma, beta, mean, variance = (
                 weights[f"{stage.name}_bn/{part}"].astype(np.float64)
                 for part in ("gamma", "beta", "moving_mean", "moving_variance")
@@ -63,7 +64,7 @@ def fold(architecture: Architecture, weights: Mapping[str, npt.NDArray[np.float3
             kernel = kernel * (gain[:, None] if stage.kind is Kind.DEPTHWISE else gain)
             bias = beta - mean * gain
         folded[f"{stage.name}/kernel"] = kernel.astype(np.float32)
-        folded[f"{stage.name}/bias"] = np.asarray(bias, np.float32)
+        folded[f"{stage.name}/bias"] = bias.astype(np.float32)
     return folded
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from mnet import network
 from mnet.architecture import Architecture
@@ -87,13 +88,14 @@ class TrainingState:
             correct += int(self._correct(x[part].astype(np.float32), y[part].astype(np.int32)))
         return correct / len(x)
 
+    def arrays(self, vector: str) -> dict[str, npt.NDArray[np.float32]]:
+        """Return one of the `vectors` of the weights, or of the moving statistics, by Keras path."""
+        table = self._moving if vector.endswith("moving") else self._trained
+        return {path: tensor.numpy() for path, tensor in self._split(self.vectors[vector], table).items()}
+
     def copy_to(self, model: Any) -> None:
         """Put the averaged weights (or the weights, where the recipe averages none) into the Keras model."""
-        arrays = {
-            path: tensor.numpy()
-            for vector, table in (("average_weights", self._trained), ("average_moving", self._moving))
-            for path, tensor in self._split(self.vectors[vector], table).items()
-        }
+        arrays = self.arrays("average_weights") | self.arrays("average_moving")
         for variable in model.variables:
             if variable.path in arrays:
                 variable.assign(arrays[variable.path])

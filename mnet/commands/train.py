@@ -28,12 +28,27 @@ def train(options: TrainingOptions, json_file: str | None) -> None:
 
 def quantize(options: QuantizationOptions, json_file: str | None) -> None:
     """Quantize and print what was written."""
-    result = quantization.quantize(options)
+    if options.qat and not is_quiet():
+        with progress_bar() as report:
+            result = quantization.quantize(options, report)
+    else:
+        result = quantization.quantize(options)
     if json_file:
         print_json(asdict(result) | {"path": str(result.path)}, json_file)
         return
-    print(f"{result.path}: {result.file_bytes:,} B, calibrated by {result.calibration_images} training images")
+    print(
+        f"{result.path}: {result.file_bytes:,} B, {result.method}, calibrated by {result.calibration_images} "
+        "training images"
+    )
     print(f"input  scale {result.input_scale:.9g}, zero_point {result.input_zero_point} (int8 = byte - 128)")
     print(f"output scale {result.output_scale:.9g}, zero_point {result.output_zero_point}")
+    for row in result.history:
+        print(f"epoch {row.epoch}: loss {row.loss:.4f}, int8 {row.validation_accuracy:.2%} of the validation images")
+    for name, near in (("trained network", result.near_float), ("fake-quantized one", result.near_fake_quantized)):
+        if near is not None:
+            print(
+                f"against the {name}, {near.images:,} images: {near.same_answer:.2%} the same answer; logits "
+                f"{near.mean_steps:.2f} steps away (root mean square), at most {near.largest_steps:.1f}"
+            )
     print(f"sha256 {result.sha256}")
     print(f"next: mnet codegen {result.path} --target cortex-m4 -o {result.path.stem}")
