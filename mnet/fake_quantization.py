@@ -14,19 +14,33 @@ from mnet.datasets import batches
 from mnet.folding import Weights, activated, folded_model, stages, sums
 
 _BATCH = 500  # images at once
+_LARGEST_BIAS = 2.0**30
 
 
-def fake_quantized_kernel(kernel: Any, kind: Kind) -> Any:
-    """Return `mnet.calibration.rounded_weights` of one kernel as a tensor; the gradient passes as if nothing was done.
+def fake_quantized_parameters(kernel: Any, bias: Any, kind: Kind, input_scale: float) -> tuple[Any, Any]:
+    """Return kernel and bias as the int8 file holds them; the gradients pass as if nothing was done.
 
-    TensorFlow's own operator wants the channels last, which those of a depthwise kernel are not.
+    The kernel is that of `mnet.calibration.rounded_weights` (TensorFlow's own operator wants the channels last, which
+    those of a depthwise kernel are not). The bias is int32 in steps of input scale * weight scale; where a dead channel
+    makes these too small, the converter takes larger ones.
+
+    Args:
+        kernel: as Keras has it.
+        bias: [channels].
+        kind: of the convolution.
+        input_scale: of the grid that the stage reads.
     """
     import tensorflow as tf
 
     axes = [0, 1] if kind is Kind.DEPTHWISE else [0, 1, 2]
     largest = tf.reduce_max(tf.abs(kernel), axes, keepdims=True)
     scales = tf.where(largest > 0, largest / LARGEST_WEIGHT, 1.0)
-    return kernel + tf.stop_gradient(tf.round(kernel / scales) * scales - kernel)
+    steps = tf.maximum(tf.reshape(scales, [-1]) * input_scale, tf.abs(bias) / _LARGEST_BIAS)
+    steps = tf.where(steps > 0, steps, 1.0)
+    return (
+        kernel + tf.stop_gradient(tf.round(kernel / scales) * scales - kernel),
+        bias + tf.stop_gradient(tf.round(bias / steps) * steps - bias),
+    )
 
 
 def fake_quantized(x: Any, grid: Grid) -> Any:
@@ -47,12 +61,16 @@ def fake_quantized_forward(grids: Mapping[str, Grid]) -> Callable[..., tuple[Any
         architecture: Architecture, weights: Mapping[str, Any], x: Any, *, training: bool, dropout_seed: Any = None
     ) -> tuple[Any, dict[str, Any]]:
         rounded = dict(weights)
-        x = fake_quantized(x, grids["image"])
+        grid = grids["image"]
+        x = fake_quantized(x, grid)
         for stage in stages(architecture):
             if stage.kind is not Kind.POOLING:
-                path = f"{stage.name}/kernel"
-                rounded[path] = fake_quantized_kernel(weights[path], stage.kind)
-            x = fake_quantized(activated(stage, sums(stage, rounded, x)), grids[stage.name])
+                kernel, bias = f"{stage.name}/kernel", f"{stage.name}/bias"
+                rounded[kernel], rounded[bias] = fake_quantized_parameters(
+                    weights[kernel], weights[bias], stage.kind, grid.scale
+                )
+            grid = grids[stage.name]
+            x = fake_quantized(activated(stage, sums(stage, rounded, x)), grid)
         return x[:, 0, 0], {}
 
     return forward
