@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnet.svg import LEFT, PALETTE, RIGHT, TOP, WIDTH, Scale, box, document, escape, legend, levels
+from mnet.svg import LEFT, PALETTE, RIGHT, TOP, WIDTH, Scale, box, document, escape, legend, levels, shortened
 
 NO_FAMILY = "#999999"  # of what is no kernel
 _HEIGHT = 240  # of the plot
@@ -45,7 +45,7 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar]) -> str:
     column = (WIDTH - LEFT - RIGHT) / len(bars)
     width = min(column * 0.8, _WIDEST)
     parts = levels(upwards, LEFT, WIDTH - RIGHT, unit)
-    shown = [bar.name if len(bar.name) <= _LONGEST else bar.name[: _LONGEST - 3] + "..." for bar in bars]
+    shown = [shortened(bar.name, _LONGEST) for bar in bars]
     slanted = max(map(len, shown)) * _LETTER > column
     for number, (bar, name) in enumerate(zip(bars, shown, strict=True)):
         middle = LEFT + (number + 0.5) * column

@@ -58,6 +58,15 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     return int(sides[0]), int(sides[-1])
 
 
+def _count_or_all(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """Return a number of images, or None for "all"."""
+    if value == "all":
+        return None
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value} is no number of images: write 200, or all")
+    return int(value)
+
+
 def _json_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Return the name of a JSON file, or "-" for stdout; `--json model.tflite` must not overwrite a model."""
     if value is not None and value != "-" and not value.endswith(".json"):
@@ -268,12 +277,41 @@ def quantize(normalization: str | None, calibration: str | None, json_file: str 
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.tflite|RUN|MODEL.keras")
 @click.option("--data", metavar="D", help="As for train, or an .npz with x and y; by default the run's own.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@click.option("--images", type=click.IntRange(min=1), help="Only so many, as many of each class; by default all.")
+@click.option(
+    "--on",
+    metavar="A,B",
+    help="Legs, of golden, host, emulated, litert, tflm, litert-optimised, xnnpack; "
+    "by default the oracle, golden, host and emulated. Of a .tflite.",
+)
+@click.option(
+    "--emulated",
+    callback=_count_or_all,
+    default="200",
+    show_default=True,
+    metavar="N|all",
+    help="Images for the emulated core, as many of each class.",
+)
+@click.option("--target", default="cortex-m4", show_default=True, metavar="T", help="Of the C, as for codegen.")
+@_oracle_option
+@click.option(
+    "--normalization", type=click.Choice(["x/255", "x/128 - 1"]), help="Of a float input; by default what the run says."
+)
+@click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing and a leg was not run.")
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="Draw the confusion matrix.")
 @_json_option
-def evaluate(model: Path, data: str | None, split: str, json_file: str | None) -> None:
-    """Accuracy of an int8 .tflite or a trained model."""
-    from mnet.commands.evaluate import evaluate
+def evaluate(model: Path, target: str, oracle: str, normalization: str | None, **values: Any) -> None:
+    """Accuracy, confusion matrix, and equal outputs everywhere.
 
-    evaluate(model, data, split, json_file)
+    \b
+    An int8 .tflite on LiteRT, the golden model, C here and C on an emulated core; a trained model in Keras.
+    """
+    from mnet.commands.evaluate import evaluate
+    from mnet.pipeline import Options
+    from mnet.recipes import Normalization
+
+    chosen = Normalization(normalization) if normalization else None
+    raise SystemExit(evaluate(model, options=Options(target, oracle), normalization=chosen, **values))
 
 
 @main.command()

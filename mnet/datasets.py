@@ -1,7 +1,7 @@
 """A data set as arrays of bytes, and which of its images to take."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,22 @@ class Dataset:
             f"{self.description}: {len(self.x_train):,} training and {len(self.x_test):,} test images, "
             f"{height}x{width}x{channels}, {len(self.class_names)} classes"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images to measure a model by."""
+
+    x: Images
+    y: Labels
+    class_names: tuple[str, ...]  # () where they are not known
+    description: str
+    numbers: npt.NDArray[np.int64]  # [images], ascending: which of the data these are
+
+    def some(self, count: int) -> "LabelledImages":
+        """Return `count` of them, or all if there are fewer; as many of each class where possible."""
+        chosen = balanced_choice(self.y, min(count, len(self.y)), seed=0)
+        return replace(self, x=self.x[chosen], y=self.y[chosen], numbers=self.numbers[chosen])
 
 
 @dataclass(frozen=True, eq=False)

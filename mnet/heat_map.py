@@ -1,71 +1,19 @@
-"""Where two sides of a trace differ, as a picture: a bar for each layer, a heat map for each that differs; SVG or PNG.
+"""Where two sides of a trace differ, as a picture: a bar for each layer, a heat map for each that differs."""
 
-The picture is made once, as rectangles, words and small images, and drawn by one of two functions.
-"""
-
-import base64
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from mnet.divergence import Layer
-from mnet.svg import LEFT, RIGHT, WIDTH, document, escape
-
-Pixels = npt.NDArray[np.uint8]  # [height, width, 3]
+from mnet.drawing import HEAT, Box, Map, Picture, Pixels, Words, rgb
+from mnet.svg import LEFT, RIGHT, WIDTH, shortened
 
 _COLUMNS, _GAP = 4, 16  # of maps; pixels between them
 _MAP = (WIDTH - LEFT - RIGHT - (_COLUMNS - 1) * _GAP) / _COLUMNS  # sides of the square that a map may take
 _BARS, _TOP, _LINE = 120, 56, 16  # pixels
 _LETTERS = 34  # of a layer's name above its map
 _EQUAL, _BAR, _FOLDED = "#dfe3e8", "#d55e00", "#ffffff"
-# |difference| of 1, 2 to 3, 4 to 7, ..., 128 and more
-_HEAT = ("#fee391", "#fec44f", "#fe9929", "#ec7014", "#cc4c02", "#993404", "#662506", "#1a0a02")
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    colour: str
-    title: str = ""  # what hovering tells
-
-
-@dataclass(frozen=True)
-class Words:
-    """A line of text that begins at (x, y), its base line."""
-
-    x: float
-    y: float
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class Map:
-    """A small image, drawn with hard edges."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    pixels: Pixels
-    title: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """All that is drawn."""
-
-    title: str
-    height: float
-    parts: tuple[Box | Words | Map, ...]
 
 
 def picture_of(title: str, layers: Sequence[Layer]) -> Picture:
@@ -89,14 +37,14 @@ def picture_of(title: str, layers: Sequence[Layer]) -> Picture:
 
 
 def _scale(y: float) -> list[Box | Words | Map]:
-    """Return the legend: what each colour of a map stands for."""
-    most = len(_HEAT) - 1
+    """Return the legend: what each colour of a map stands for, |difference| of 1, 2 to 3, 4 to 7, ..., 128 and more."""
+    most = len(HEAT) - 1
     labels = ("0", "1", *(f"{2**n}-{2 ** (n + 1) - 1}" for n in range(1, most)), f"{2**most} and more")
     parts: list[Box | Words | Map] = []
-    for number, (colour, label) in enumerate(zip((_EQUAL, *_HEAT), labels, strict=True)):
+    for number, (colour, label) in enumerate(zip((_EQUAL, *HEAT), labels, strict=True)):
         x = LEFT + number * 64
         parts += [Box(x, y - 9, 10, 10, colour), Words(x + 14, y, label)]
-    return [*parts, Words(LEFT + (len(_HEAT) + 2) * 64, y, "largest |difference| of a pixel's channels")]
+    return [*parts, Words(LEFT + (len(HEAT) + 2) * 64, y, "largest |difference| of a pixel's channels")]
 
 
 def _bars(layers: Sequence[Layer]) -> list[Box | Words | Map]:
@@ -127,10 +75,9 @@ def _map(layer: Layer, number: int, y: float) -> list[Box | Words | Map]:
     pixels = heat(layer)
     size = min(_MAP / pixels.shape[1], _MAP / pixels.shape[0], 24)
     x = LEFT + number * (_MAP + _GAP)
-    name = layer.name if len(layer.name) <= _LETTERS else layer.name[: _LETTERS - 3] + "..."
     title = f"{layer.name}: {_words(layer)}"
     return [
-        Words(x, y + 12, name),
+        Words(x, y + 12, shortened(layer.name, _LETTERS)),
         Words(x, y + 26, f"{'x'.join(map(str, layer.shape))}: {layer.differing:,} ({layer.share:.2%})"),
         Map(x, y + 32, size * pixels.shape[1], size * pixels.shape[0], pixels, title),
     ]
@@ -152,61 +99,5 @@ def heat(layer: Layer) -> Pixels:
     else:
         found = sizes.max(axis=2)
     step = np.where(found > 0, 1 + np.log2(np.maximum(found, 1)).astype(np.int64), found)  # 1, 2.., 4.. -> 1, 2, 3
-    colours = np.array([_rgb(colour) for colour in (_EQUAL, *_HEAT, "#ffffff")], np.uint8)
-    return colours[np.where(step < 0, len(colours) - 1, np.minimum(step, len(_HEAT)))]
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def as_svg(picture: Picture) -> str:
-    """Return a picture as a whole SVG file; its maps are PNG files inside it."""
-    lines = []
-    for part in picture.parts:
-        match part:
-            case Words():
-                lines.append(f'<text x="{part.x:.1f}" y="{part.y:.1f}">{escape(part.text)}</text>')
-            case Box():
-                lines.append(
-                    f'<rect class="box" x="{part.x:.2f}" y="{part.y:.2f}" width="{part.width:.2f}" '
-                    f'height="{part.height:.2f}" fill="{part.colour}"><title>{escape(part.title)}</title></rect>'
-                )
-            case Map():
-                content = base64.b64encode(_png(part.pixels)).decode()
-                lines.append(
-                    f'<image x="{part.x:.1f}" y="{part.y:.1f}" width="{part.width:.1f}" height="{part.height:.1f}" '
-                    f'preserveAspectRatio="none" style="image-rendering: pixelated" '
-                    f'href="data:image/png;base64,{content}"><title>{escape(part.title)}</title></image>'
-                )
-    return document(picture.title, picture.height, lines)
-
-
-def _png(pixels: Pixels) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def as_png(picture: Picture) -> bytes:
-    """Return a picture as a PNG file."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    canvas = Image.new("RGB", (WIDTH, math.ceil(picture.height)), "#ffffff")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-    for part in picture.parts:
-        match part:
-            case Words():
-                draw.text((part.x, part.y), part.text, "#1a1a1a", font, "ls")
-            case Box():
-                if part.width >= 1 and part.height >= 1:
-                    draw.rectangle((part.x, part.y, part.x + part.width - 1, part.y + part.height - 1), part.colour)
-            case Map():
-                size = (max(round(part.width), 1), max(round(part.height), 1))
-                image = Image.fromarray(part.pixels).resize(size, Image.Resampling.NEAREST)
-                canvas.paste(image, (round(part.x), round(part.y)))
-    file = io.BytesIO()
-    canvas.save(file, "PNG")
-    return file.getvalue()
+    colours = np.array([rgb(colour) for colour in (_EQUAL, *HEAT, "#ffffff")], np.uint8)
+    return colours[np.where(step < 0, len(colours) - 1, np.minimum(step, len(HEAT)))]

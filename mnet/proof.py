@@ -9,7 +9,7 @@ from pathlib import Path
 from codegen.targets import Target, target
 from mnet import golden, verify
 from mnet.boards import Fit, find_board, fit
-from mnet.emulator import find_qemu, run_host, run_qemu, run_unicorn
+from mnet.emulator import Run, find_qemu, run_host, run_qemu, run_unicorn
 from mnet.errors import MissingToolError, ToolError
 from mnet.graph import Int8Array
 from mnet.pipeline import Prepared, write
@@ -18,6 +18,7 @@ from mnet.toolchain import build_host, build_target, find_compiler
 from mnet.verify import Leg
 
 Progress = Callable[[str, int, int], None]  # name of the leg, inputs done, inputs in all
+Program = Callable[[bytes], Run]  # inputs, one after the other -> what the harness gave back
 
 
 @dataclass(frozen=True)
@@ -124,19 +125,28 @@ def _oracle(prepared: Prepared, tensors: dict[str, Int8Array]) -> Leg:
     return verify.compare_tensors(runtime.title, prepared.source, found, tensors)
 
 
-def host_program(folder: Path) -> tuple[str, verify.Run]:
-    """Build a generated folder for this computer, under poison; return what to call it, and how to run it.
+def host_program(folder: Path, defines: Sequence[str] = ("SUBJECT_TRACE", "SUBJECT_POISON")) -> tuple[str, Program]:
+    """Build a generated folder for this computer; return what to call it, and how to run it.
+
+    Args:
+        folder: what `mnet.pipeline.write` wrote.
+        defines: the harness's switches: by default every row is traced, under poison; none is fast.
 
     Raises:
         ToolError: no compiler, or it fails.
     """
     compiler = find_compiler("cc")
-    program = build_host(folder, ("SUBJECT_TRACE", "SUBJECT_POISON"), folder / "host")
-    return f"C on this computer, {compiler.name}", lambda data: run_host(program, data).trace
+    program = build_host(folder, defines, folder / "host")
+    return f"C on this computer, {compiler.name}", lambda data: run_host(program, data)
 
 
-def core_program(folder: Path, core: Target) -> tuple[str, verify.Run]:
+def core_program(folder: Path, core: Target, defines: Sequence[str] = ("SUBJECT_TRACE",)) -> tuple[str, Program]:
     """Build a generated folder for a core; return what to call it, and how to run it in an emulator.
+
+    Args:
+        folder: what `mnet.pipeline.write` wrote.
+        core: whose instructions are compiled and emulated.
+        defines: the harness's switches: by default every row is traced; none is fast.
 
     Raises:
         ToolError: no compiler or emulator, or it fails.
@@ -149,10 +159,10 @@ def core_program(folder: Path, core: Target) -> tuple[str, verify.Run]:
             raise
         emulator = "Unicorn"
     compiler = find_target_compiler()
-    program = build_target(folder, core, ("SUBJECT_TRACE",), compiler, folder / core.name)
+    program = build_target(folder, core, defines, compiler, folder / core.name)
 
-    def run(data: bytes) -> bytes:
-        return run_qemu(program, None, data).trace if emulator == "QEMU" else run_unicorn(program, core, data).trace
+    def run(data: bytes) -> Run:
+        return run_qemu(program, None, data) if emulator == "QEMU" else run_unicorn(program, core, data)
 
     return f"C on {core.name}, {compiler}, {emulator}", run
 
@@ -175,12 +185,12 @@ def find_target_compiler() -> str:
 
 
 def _run(
-    build: Callable[[], tuple[str, verify.Run]],
+    build: Callable[[], tuple[str, Program]],
     prepared: Prepared,
     tensors: dict[str, Int8Array],
     progress: Progress,
 ) -> Leg:
-    name, run = build()
+    name, program = build()
     total = len(tensors[prepared.source.inputs[0]])
     done = 0
 
@@ -190,4 +200,4 @@ def _run(
         progress(name, done, total)
 
     progress(name, 0, total)
-    return verify.run_leg(name, prepared.plan, tensors, run, advance)
+    return verify.run_leg(name, prepared.plan, tensors, lambda data: program(data).trace, advance)

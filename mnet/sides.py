@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from codegen.targets import target
+from codegen.targets import Target, target
 from mnet import golden
 from mnet.errors import MnetError
 from mnet.graph import Graph, Int8Array, Int32Array
@@ -78,19 +78,22 @@ def _of_program(name: str, prepared: Prepared, one: Mapping[str, Int8Array]) -> 
         folder = Path(place) / prepared.graph.name
         write(prepared, folder)
         if name == HOST:
-            title, run = host_program(folder)
+            title, program = host_program(folder)
         else:
-            title, run = core_program(folder, target(_core_of(prepared)))
-        made, answers = collect(prepared.plan, run(input_bytes(prepared.plan.graph, one)))
+            title, program = core_program(folder, core_of(prepared.plan.target))
+        made, answers = collect(prepared.plan, program(input_bytes(prepared.plan.graph, one)).trace)
     return Side(name, title, prepared.plan.oracle.name, unfolded(prepared.source, prepared.graph, made, answers))
 
 
-def _core_of(prepared: Prepared) -> str:
-    """Return the first core that the plan's target runs on."""
-    cores = prepared.plan.target.runs_on
-    if not cores:
+def core_of(planned: Target) -> Target:
+    """Return the first core that a plan's target runs on.
+
+    Raises:
+        MnetError: it is the host.
+    """
+    if not planned.runs_on:
         raise MnetError("a plan for the host runs on no core: name one, --target cortex-m4.")
-    return cores[0]
+    return target(planned.runs_on[0])
 
 
 def unfolded(

@@ -4,14 +4,16 @@ Every source becomes one `Dataset`. What cannot be read raises DataError before 
 """
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mnet import published
-from mnet.datasets import Dataset, Images, Labels, balanced_choice
+from mnet.datasets import Dataset, Images, LabelledImages, Labels, balanced_choice
 from mnet.errors import DataError
 from mnet.images import SUFFIXES, decoded, resized, with_channels
 
@@ -47,6 +49,28 @@ def load(source: str, *, size: tuple[int, int] | None = None, channels: int | No
     if channels is not None and channels != dataset.image_shape[2]:
         dataset = _map_images(dataset, lambda x: with_channels(x, channels), " in grey" if channels == 1 else "")
     return _checked(dataset, source)
+
+
+def load_labelled(source: str, split: str, *, size: tuple[int, int], channels: int) -> LabelledImages:
+    """Load the images of one part of a data set, or an .npz file that holds just x and y, perhaps class_names.
+
+    Args:
+        source: as for `load`, or that file, whose images are taken as they are.
+        split: "test" or "train".
+        size: height and width to scale to.
+        channels: to convert to.
+
+    Raises:
+        DataError: missing, damaged, or laid out otherwise.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".npz" and path.is_file():
+        arrays = _arrays(path)
+        if {"x", "y"} <= arrays.keys():
+            return _plain_npz(path, arrays)
+    dataset = load(source, size=size, channels=channels)
+    x, y = (dataset.x_test, dataset.y_test) if split == "test" else (dataset.x_train, dataset.y_train)
+    return LabelledImages(x, y, dataset.class_names, f"{dataset.description}, {split} images", np.arange(len(y)))
 
 
 def _map_images(dataset: Dataset, function: Callable[[Images], Images], remark: str) -> Dataset:
@@ -148,12 +172,27 @@ def _image_part(
     return np.stack(images), np.array(labels, np.int64)
 
 
-def _npz(path: Path) -> Dataset:
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as .npz: {error}.") from error
+
+
+def _plain_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> LabelledImages:
+    x, y = arrays["x"], arrays["y"]
+    x = x[..., None] if x.ndim == 3 else x
+    if x.dtype != np.uint8 or x.ndim != 4 or not len(x):
+        raise DataError(f"{path}: x is {x.dtype} {list(x.shape)}; expected uint8 [n, height, width, channels].")
+    if y.ndim != 1 or len(y) != len(x) or not np.issubdtype(y.dtype, np.integer):
+        raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; expected {len(x)} whole numbers.")
+    names = tuple(map(str, arrays.get("class_names", ())))
+    return LabelledImages(x, y.astype(np.int64), names, path.stem, np.arange(len(y)))
+
+
+def _npz(path: Path) -> Dataset:
+    arrays = _arrays(path)
     missing = [key for key in ("x_train", "y_train", "x_test", "y_test") if key not in arrays]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; expected x_train, y_train, x_test, y_test.")

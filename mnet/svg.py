@@ -43,6 +43,15 @@ def ascii_only(document: str) -> str:
     return document.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
+def shortened(name: str, letters: int) -> str:
+    """Return a name in at most so many letters.
+
+    >>> shortened("conv_dw_13", 10), shortened("conv_dw_13_bn", 10)
+    ('conv_dw_13', 'conv_dw...')
+    """
+    return name if len(name) <= letters else name[: letters - 3] + "..."
+
+
 def colour(number: int) -> str:
     """Return the colour of thing `number`: the palette, then the same darker, then lighter, then anew.
 
@@ -102,15 +111,15 @@ def axes(across: Scale, upwards: Scale, below: str, beside: str) -> list[str]:
     return [*parts, f'<text x="{middle:.1f}" y="{upwards.start + 30}" text-anchor="middle">{escape(below)}</text>']
 
 
-def document(title: str, height: float, parts: Iterable[str]) -> str:
+def document(title: str, height: float, parts: Iterable[str], width: float = WIDTH) -> str:
     """Return a whole SVG file, which may also stand inside HTML."""
     lines = "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="mnet" viewBox="0 0 {WIDTH} {height:.0f}" '
-            f'width="{WIDTH}" height="{height:.0f}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="mnet" viewBox="0 0 {width:.0f} {height:.0f}" '
+            f'width="{width:.0f}" height="{height:.0f}" role="img">',
             f"<title>{escape(title)}</title>",
             f"<style>{_STYLE}</style>",
-            f'<rect class="ground" width="{WIDTH}" height="{height:.0f}"/>',
+            f'<rect class="ground" width="{width:.0f}" height="{height:.0f}"/>',
             *parts,
             "</svg>\n",
         ]

@@ -356,7 +356,7 @@ def test_eval_counts_by_an_npz_of_images(model: Path, tmp_path: Path) -> None:
     figures = []
     for label in range(3):
         np.savez(tmp_path / "data.npz", x=x, y=np.full(30, label, np.uint8))
-        figures.append(json.loads(good("eval", model, "--data", tmp_path / "data.npz", "--json")))
+        figures.append(json.loads(good("eval", model, "--data", tmp_path / "data.npz", "--on", "litert", "--json")))
     assert sum(figure["correct"] for figure in figures) == 30
     assert figures[0]["images"] == 30 and figures[0]["runtime"].startswith("LiteRT")
 
@@ -390,7 +390,7 @@ def test_train_quantize_eval_and_prove(trained: Path, tmp_path: Path) -> None:
     values = json.loads(good("quantize", trained, "-o", model, "--images", 50, "--json"))
     assert values["input_zero_point"] == 0 and values["file_bytes"] == model.stat().st_size
     by_float = json.loads(good("eval", trained, "--json"))
-    by_int8 = json.loads(good("eval", model, "--data", "sample", "--json"))
+    by_int8 = json.loads(good("eval", model, "--data", "sample", "--on", "litert", "--json"))
     assert by_float["images"] == by_int8["images"] == 1000
     assert abs(by_float["accuracy"] - by_int8["accuracy"]) < 0.1
     needs_host_compiler()

@@ -14,9 +14,10 @@ from PIL import Image
 from mnet import divergence, runtimes, toolchain
 from mnet.cli import main
 from mnet.divergence import Layer, explain, first_of, layers_of
+from mnet.drawing import as_png, as_svg
 from mnet.errors import ToolError
 from mnet.graph import Graph
-from mnet.heat_map import as_png, as_svg, heat, picture_of
+from mnet.heat_map import heat, picture_of
 from mnet.model_input import read_input
 from mnet.oracle import ORACLES
 from mnet.pipeline import Options

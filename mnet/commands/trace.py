@@ -8,9 +8,10 @@ from typing import Any
 from mnet.commands.console import Column, print_json, print_table, write_bytes, write_text
 from mnet.commands.verify import tensors_of
 from mnet.divergence import Layer, as_json, explain, first_of, layers_of, places_of
+from mnet.drawing import as_png, as_svg
 from mnet.errors import MnetError
 from mnet.graph import Graph
-from mnet.heat_map import as_png, as_svg, picture_of
+from mnet.heat_map import picture_of
 from mnet.model_input import random_input, read_input
 from mnet.pipeline import Options
 from mnet.sides import SIDES, Side, make_side
