@@ -122,7 +122,7 @@ def calibrate(
         normalization: of the image, whose grid it fixes.
         method: how values become a range.
     """
-    choose = _METHODS[method]
+    choose = METHODS[method]
     grids = {"image": image_grid(normalization)}
     for stage, values in outputs(architecture, weights, x):
         grids[stage.name] = choose(values)
@@ -209,7 +209,7 @@ def _least_squares(values: Float32Array) -> Grid:
     return candidates[int(np.argmin(errors))]
 
 
-_METHODS: dict[Calibration, Callable[[Float32Array], Grid]] = {
+METHODS: dict[Calibration, Callable[[Float32Array], Grid]] = {
     Calibration.MINMAX: _minmax,
     Calibration.PERCENTILE: _percentile,
     Calibration.MSE: _least_squares,

@@ -260,17 +260,23 @@ def train(
 @click.option("--epochs", type=int, help="Of --qat; by default 4.")
 @click.option("--threads", type=int, help="Of TensorFlow; the weights of --qat depend on it.")
 @click.option("--resume", is_flag=True, help="Go on with the --qat that was interrupted.")
+@click.option(
+    "--compare", is_flag=True, help="Make PTQ, --improve and --qat in a folder -o, and a table of all test images."
+)
 @_json_option
-def quantize(normalization: str | None, calibration: str | None, json_file: str | None, **values: Any) -> None:
+def quantize(
+    normalization: str | None, calibration: str | None, compare: bool, json_file: str | None, **values: Any
+) -> None:
     """Make an int8 .tflite of a trained model."""
     from mnet.calibration import Calibration
-    from mnet.commands.train import quantize
+    from mnet.commands import train as commands
     from mnet.quantization import QuantizationOptions
     from mnet.recipes import Normalization
 
     chosen = Normalization(normalization) if normalization else None
     ranges = Calibration(calibration) if calibration else None
-    quantize(QuantizationOptions(normalization=chosen, calibration=ranges, **values), json_file)
+    run = commands.compare if compare else commands.quantize
+    run(QuantizationOptions(normalization=chosen, calibration=ranges, **values), json_file)
 
 
 @main.command("eval")

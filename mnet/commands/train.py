@@ -1,13 +1,26 @@
 """`mnet train` and `mnet quantize`: run, and say what came out and what comes next."""
 
+import contextlib
 from dataclasses import asdict
 
+from mnet import comparison as comparing
 from mnet import quantization, training
-from mnet.commands.console import is_quiet, print_json
+from mnet.commands.console import Column, is_quiet, print_json, print_table
 from mnet.progress import progress_bar
 from mnet.quantization import QuantizationOptions
 from mnet.runs import read_run
 from mnet.training_task import TrainingOptions
+
+_COMPARED = (
+    Column("method"),
+    Column("accuracy", True),
+    Column("points", True),
+    Column("won", True),
+    Column("lost", True),
+    Column("p", True),
+    Column("same answer", True),
+    Column("bytes", True),
+)
 
 
 def train(options: TrainingOptions, json_file: str | None) -> None:
@@ -24,6 +37,34 @@ def train(options: TrainingOptions, json_file: str | None) -> None:
     print(f"{result.model}: {result.test_accuracy:.2%} of the test images of {result.description}, float")
     print(f"trained {len(result.history)} epochs in {result.seconds:,.0f} s; {result.folder}/README.md describes it")
     print(f"next: mnet quantize {result.folder} -o {result.folder.name}.tflite")
+
+
+def compare(options: QuantizationOptions, json_file: str | None) -> None:
+    """Quantize in all ways, and print the table of them."""
+    with contextlib.ExitStack() as bars:
+        report = None if is_quiet() else bars.enter_context(progress_bar())
+        comparison = comparing.compare(options, report)
+    if json_file:
+        print_json(comparison.as_json(), json_file)
+        return
+    print_table(
+        _COMPARED,
+        [
+            (
+                row.method,
+                f"{row.accuracy:.2%}",
+                f"{row.points:+.2f}",
+                row.won,
+                row.lost,
+                f"{row.chance:.2f}",
+                f"{row.same_answer:.2%}",
+                row.file_bytes,
+            )
+            for row in comparison.rows
+        ],
+    )
+    print(f"{comparison.data} ({comparison.rows[0].images:,}); int8: LiteRT reference kernels")
+    print("won, lost: images right here and wrong in float, and the reverse; p: McNemar's exact test")
 
 
 def quantize(options: QuantizationOptions, json_file: str | None) -> None:
