@@ -58,7 +58,7 @@ def folded_network(path: Path, run: dict[str, Any] | None, model: Any, x: Float3
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MnetError(f"{path}: run.json beside it is damaged ({error!r}).") from None
     _check_variables(path, architecture, model, without)
-    folded = Folded(architecture, fold(architecture, {each.path: np.asarray(each) for each in model.variables}))
+    folded = Folded(architecture, fold(architecture, {each.path: each.numpy() for each in model.variables}))
     expected = np.asarray(model(x, training=False))
     made = logits_of(architecture, folded.weights, None, x)
     if architecture.head is Head.SOFTMAX:

@@ -48,7 +48,7 @@ def with_random_statistics(architecture: Architecture) -> Any:
 
 def folded(architecture: Architecture) -> tuple[Any, Weights]:
     model = with_random_statistics(architecture)
-    return model, fold(architecture, {variable.path: np.asarray(variable) for variable in model.variables})
+    return model, fold(architecture, {variable.path: variable.numpy() for variable in model.variables})
 
 
 def images(architecture: Architecture, count: int = 16) -> Any:
