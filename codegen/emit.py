@@ -38,6 +38,7 @@ class Origin:
     source: Graph | None = None  # as it stands in the file, to say what simplifying it saved
 
 
+_COLUMNS = 100  # of a line of strings
 _VALUE_BYTES = {"int8": 1, "int32": 4}
 
 
@@ -150,6 +151,7 @@ def _environment(target: Target) -> jinja2.Environment:
     environment.filters["words"] = _words
     environment.filters["numbers"] = _numbers
     environment.filters["comment"] = _comment
+    environment.filters["strings"] = _strings
     if target.dual_issue:
         environment.globals["reorder"] = reordered
     return environment
@@ -176,6 +178,38 @@ def _comment(text: str) -> str:
     """Return a name from a model as a C comment may hold it: printable ASCII that neither ends nor begins one."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in text)
     return printable.replace("*/", "* /").replace("/*", "/ *")
+
+
+def _strings(texts: Sequence[str]) -> str:
+    """Return C string literals with commas between them, on lines of a macro where they are many."""
+    lines, line = [], ""
+    for number, text in enumerate(texts, 1):
+        piece = c_string(text) + ("," if number < len(texts) else "")
+        if line and len(line) + len(piece) > _COLUMNS:
+            lines.append(line)
+            line = ""
+        line += f" {piece}" if line else piece
+    return " \\\n    ".join([*lines, line])
+
+
+def c_string(text: str) -> str:
+    r"""Return a C string literal, UTF-8.
+
+    What cannot be printed is bytes in octal, always three digits, so that no digit behind them counts. Of two question
+    marks one is escaped: a third character might make a trigraph of them.
+
+    >>> print(c_string('6" \\ ??!'), c_string("a\nb\u2028"), c_string("Käse"))
+    "6\" \\ ?\?!" "a\012b\342\200\250" "Käse"
+    """
+    made = ""
+    for character in text:
+        if character in '"\\' or (character == "?" and made.endswith("?")):
+            made += "\\" + character
+        elif character.isprintable():
+            made += character
+        else:
+            made += "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
+    return f'"{made}"'
 
 
 def _narrowest(largest: int) -> str:

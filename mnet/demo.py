@@ -74,7 +74,7 @@ def run(out: Path, epochs: int | None, json_file: str | None) -> int:
         int8 = evaluate_int8(model, data.x_test, data.y_test)
     with _step(say, "generate C for any Cortex-M"):
         prepared = prepare(model, Options("cortex-m"))
-        pipeline.write(prepared, out / _NAME, data.class_names)
+        pipeline.write(prepared, out / _NAME)
     with _step(say, "compile for this computer and a Cortex-M4, run both, compare every byte of every layer"):
         inputs = _inputs(prepared.source, data)
         with progress() as report_leg:

@@ -12,7 +12,9 @@ from codegen.simplify import simplify
 from codegen.targets import target
 from mnet import __version__, golden, verify
 from mnet.errors import PlanError
+from mnet.flatbuffer import read_bytes
 from mnet.graph import Graph, Reduce, Reduction
+from mnet.labels import labels_of
 from mnet.oracle import ORACLES, Oracle
 from mnet.plan_cache import cached_plan
 from mnet.tflite import read_model
@@ -42,6 +44,7 @@ class Prepared:
     graph: Graph  # simplified
     plan: Plan
     options: Options
+    labels: tuple[str, ...] = ()  # names of the classes, where the file has them
 
 
 def oracle(name: str) -> Oracle:
@@ -93,7 +96,8 @@ def prepare(path: Path, options: Options) -> Prepared:
         PlanError: unknown target, oracle, input mode or objective, or a budget that no plan keeps.
     """
     source, request = requested(path, options)
-    prepared = Prepared(path, source, request.graph, cached_plan(request), options)
+    labels = labels_of(read_bytes(path))
+    prepared = Prepared(path, source, request.graph, cached_plan(request), options, labels)
     check_budget(prepared)
     return prepared
 
@@ -161,14 +165,21 @@ def command_of(prepared: Prepared, labels: tuple[str, ...] = ()) -> str:
 
 
 def generate(prepared: Prepared, labels: tuple[str, ...] = (), seed: int = 0) -> dict[str, str | bytes]:
-    """Return the files of the generated folder, its test vectors included."""
+    """Return the files of the generated folder, its test vectors included; `labels` in place of the file's own."""
+    names = labels or (prepared.labels if fits(prepared.source, prepared.labels) else ())
     files: dict[str, str | bytes] = {
-        **emit(prepared.plan, Origin(command_of(prepared, labels), __version__, labels, prepared.source)),
+        **emit(prepared.plan, Origin(command_of(prepared, labels), __version__, names, prepared.source)),
     }
     inputs = verify.random_inputs(prepared.source, VECTOR_INPUTS, seed)
     tensors = golden.run(prepared.source, prepared.plan.oracle, inputs)
     files["test/vectors.bin"] = verify.vectors(prepared.plan, tensors)
     return files
+
+
+def fits(graph: Graph, labels: tuple[str, ...]) -> bool:
+    """Return whether an output has as many values as there are names, or is the number of a class."""
+    outputs = [graph.tensors[name] for name in graph.outputs]
+    return any(tensor.type != "int8" or tensor.shape[-1] == len(labels) for tensor in outputs)
 
 
 def write(prepared: Prepared, folder: Path, labels: tuple[str, ...] = ()) -> None:

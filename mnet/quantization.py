@@ -15,6 +15,7 @@ from mnet.errors import MnetError
 from mnet.fake_quantization import baked_model, logits_of
 from mnet.fidelity import Fidelity, fidelity, int8_logits
 from mnet.improvement import Folded, Improvements, folded_network, improve
+from mnet.labels import with_labels
 from mnet.progress import Progress
 from mnet.qat import QuantizedTraining, forget, qat_recipe, train_quantized
 from mnet.recipes import Normalization
@@ -124,9 +125,11 @@ def quantize(options: QuantizationOptions, report: Callable[[Progress], None] | 
         made = _Made(convert(material.model, material.calibration, material.normalization, name=str(material.path)))
     else:
         made = _improved(options, material, report)
+    names = tuple(map(str, material.run["data"].get("class_names", ()))) if material.run else ()
+    content = with_labels(made.content, names) if len(names) == material.model.output_shape[-1] else made.content
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, made.content)
+        write_atomically(options.out, content)
         if options.qat:
             forget(options.out)
     except OSError as error:
@@ -135,8 +138,8 @@ def quantize(options: QuantizationOptions, report: Callable[[Progress], None] | 
     return QuantizationResult(
         path=options.out,
         method=options.method,
-        sha256=hashlib.sha256(made.content).hexdigest(),
-        file_bytes=len(made.content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        file_bytes=len(content),
         calibration_images=len(material.calibration),
         input_scale=input_scale,
         input_zero_point=input_zero,

@@ -90,7 +90,8 @@ def _graph(prepared: Prepared, graph: Graph, layer: str | None) -> str:
         rows.append((*_described(graph, op), _count(macs_of(graph, op)), _count(weights_of(op))))
     total = sum(macs_of(graph, op) for op in graph.ops)
     head = f"{graph.name}: {len(graph.ops)} ops, {total:,} multiply-adds, model {graph.model_hash}"
-    return "\n".join([head, *_aligned(rows, right={5, 6})])
+    names = [f"classes: {', '.join(prepared.labels)}"] if prepared.labels else []
+    return "\n".join([head, *names, *_aligned(rows, right={5, 6})])
 
 
 def _simplified(prepared: Prepared) -> str:

@@ -5,13 +5,20 @@ from pathlib import Path
 from codegen.emit import conversion
 from codegen.front import stack_bytes
 from mnet.commands.console import print_json
+from mnet.errors import MnetError
 from mnet.graph import numbered
-from mnet.pipeline import Options, prepare, write
+from mnet.pipeline import Options, fits, prepare, write
 
 
 def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, json_file: str | None) -> None:
-    """Write the generated folder and print its figures."""
+    """Write the generated folder and print its figures.
+
+    Raises:
+        MnetError: the model is not read or planned, or `labels` are not as many as its classes.
+    """
     prepared = prepare(model, options)
+    if labels and not fits(prepared.source, labels):
+        raise MnetError(f"--labels has {len(labels)} names, but no output of {model} has as many values.")
     write(prepared, out, labels)
     plan = prepared.plan
     constants = 4 * sum(map(len, plan.constants.values()))
@@ -46,4 +53,6 @@ def generate(model: Path, options: Options, labels: tuple[str, ...], out: Path, 
     for name, tensor in ports:
         if tensor.outside != "int8":
             print(f"{name}: {tensor.outside} in the file, cut off; {conversion(tensor, name.startswith('input'))}")
+    if prepared.labels and not labels and not fits(prepared.source, prepared.labels):
+        print(f"labels.txt in {model} has {len(prepared.labels)} names, which fits no output: left out")
     print(f"prove it again: make -C {out} test")
