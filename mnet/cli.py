@@ -239,7 +239,7 @@ def train(
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL.keras")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="MODEL.tflite")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="MODEL.tflite|DIR")
 @click.option("--data", metavar="D", help="Calibrate by these training images; by default the run's own.")
 @click.option(
     "--normalization", type=click.Choice(["x/255", "x/128 - 1"]), help="Of the input; by default what the run says."

@@ -78,6 +78,8 @@ def compare(
     path, run = locate(options.model)
     if run is None:
         raise MnetError(f"{options.model} has no run.json beside it: --compare needs the folder of a training.")
+    if options.method != "PTQ":
+        raise MnetError("--compare makes every kind of file by itself; leave out --improve, its parts and --qat.")
     if options.out.suffix == ".tflite" or options.out.is_file():
         raise MnetError(f"{options.out}: --compare writes several files; name a folder.")
     model = load_keras(path)

@@ -121,25 +121,34 @@ def quantize(options: QuantizationOptions, report: Callable[[Progress], None] | 
     """
     _check_options(options)
     material = _material(options)
+    try:
+        return _written(options, material, _make(options, material, report))
+    except OSError as error:
+        raise MnetError(f"{options.out} cannot be written: {error.strerror or error}.") from error
+
+
+def _make(options: QuantizationOptions, material: _Material, report: Callable[[Progress], None] | None) -> _Made:
     if options.method == "PTQ":
         made = _Made(convert(material.model, material.calibration, material.normalization, name=str(material.path)))
     else:
         made = _improved(options, material, report)
     names = tuple(map(str, material.run["data"].get("class_names", ()))) if material.run else ()
-    content = with_labels(made.content, names) if len(names) == material.model.output_shape[-1] else made.content
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, content)
-        if options.qat:
-            forget(options.out)
-    except OSError as error:
-        raise MnetError(f"{options.out} cannot be written: {error.strerror}.") from error
+    if len(names) == material.model.output_shape[-1]:
+        made = replace(made, content=with_labels(made.content, names))
+    return made
+
+
+def _written(options: QuantizationOptions, material: _Material, made: _Made) -> QuantizationResult:
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out, made.content)
+    if options.qat:
+        forget(options.out)
     (input_scale, input_zero), (output_scale, output_zero) = ends(made.content)
     return QuantizationResult(
         path=options.out,
         method=options.method,
-        sha256=hashlib.sha256(content).hexdigest(),
-        file_bytes=len(content),
+        sha256=hashlib.sha256(made.content).hexdigest(),
+        file_bytes=len(made.content),
         calibration_images=len(material.calibration),
         input_scale=input_scale,
         input_zero_point=input_zero,

@@ -1,6 +1,7 @@
 """`mnet train` and `mnet quantize`: run, and say what came out and what comes next."""
 
 import contextlib
+import math
 from dataclasses import asdict
 
 from mnet import comparison as comparing
@@ -84,7 +85,12 @@ def quantize(options: QuantizationOptions, json_file: str | None) -> None:
     print(f"input  scale {result.input_scale:.9g}, zero_point {result.input_zero_point} (int8 = byte - 128)")
     print(f"output scale {result.output_scale:.9g}, zero_point {result.output_zero_point}")
     for row in result.history:
-        print(f"epoch {row.epoch}: loss {row.loss:.4f}, int8 {row.validation_accuracy:.2%} of the validation images")
+        kept = (
+            ""
+            if math.isnan(row.validation_accuracy)
+            else f", int8 {row.validation_accuracy:.2%} of the images kept back"
+        )
+        print(f"epoch {row.epoch}: loss {row.loss:.4f}{kept}")
     for name, near in (("trained network", result.near_float), ("fake-quantized one", result.near_fake_quantized)):
         if near is not None:
             print(
