@@ -118,6 +118,7 @@ def model_card(run: dict[str, Any]) -> str:
         ),
         "parameters": f"{run['parameters']:,}, of which trained {run['trainable_parameters']:,}",
         "multiply-adds": f"{run['multiply_adds']:,}",
+        **({"budget, planned before training": run["fit"]["words"]} if run.get("fit") else {}),
         "data": f"{data['description']}, {data['train_images']:,} training images",
         "licence of the data": data["licence"],
         **_start(run),

@@ -237,6 +237,7 @@ def _run_values(task: Task, history: list[EpochRow], test_accuracy: float) -> di
         "parameters": total.parameters,
         "trainable_parameters": total.trainable,
         "multiply_adds": total.multiply_adds,
+        "fit": plain(task.options.fit) | {"words": str(task.options.fit)} if task.options.fit else None,
         "epochs": len(history),
         "validation_accuracy": None if math.isnan(v := history[-1].validation_accuracy) else v,
         "test_accuracy": test_accuracy,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mnet.architecture import Architecture, Head, Shape, check_architecture, mobilenet
+from mnet.budget import Fit
 from mnet.datasets import Dataset, Split, balanced_choice, validation_split
 from mnet.errors import MnetError
 from mnet.recipes import Recipe, recipe
@@ -30,6 +31,7 @@ class TrainingOptions:
     head: Head = Head.SOFTMAX
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
     source: str | None = None  # a trained network to start from, which fixes all of those: see `mnet.transfer`
+    fit: Fit | None = None  # why this shape and size: the budget that they keep; it is only recorded
     recipe: str = "default"
     epochs: int | None = None
     minutes: float | None = None  # in place of epochs: end then, whatever else the machine does
@@ -64,6 +66,8 @@ def command(options: TrainingOptions) -> str:
         words.append(f"--head {options.head.value}")
     if options.source is not None:
         words.append(f"--from {options.source}")
+    if options.fit is not None:
+        words.append(str(options.fit.budget))
     words.append(f"--recipe {options.recipe}")
     for flag, value in (
         ("--epochs", options.epochs),
