@@ -12,6 +12,7 @@ import numpy as np
 from mnet.architecture import Architecture
 from mnet.datasets import Images, Labels, batches
 from mnet.network import forward
+from mnet.pruning import is_sparse
 from mnet.recipes import Nadam, NesterovSgd, Optimizer, Recipe
 
 _EVALUATION_BATCH = 500
@@ -38,7 +39,7 @@ def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
 class TrainingState:
     """Weights, optimizer slots, moving statistics and averages, each one vector; the compiled step."""
 
-    def __init__(self, model: Any, architecture: Architecture, chosen: Recipe) -> None:
+    def __init__(self, model: Any, architecture: Architecture, chosen: Recipe, sparsity: float = 0.0) -> None:
         import tensorflow as tf
 
         self._tf = tf
@@ -55,6 +56,9 @@ class TrainingState:
         moving = np.concatenate([start[path].ravel() for path, _ in self._moving])
         self._decays = np.concatenate(
             [np.full(start[path].size, is_decayed(path), np.float32) for path, _ in self._trained]
+        )
+        self._sparsity = sparsity * np.concatenate(
+            [np.full(start[path].size, is_sparse(path, architecture), np.float32) for path, _ in self._trained]
         )
         self.vectors = {
             "weights": tf.Variable(weights),
@@ -132,6 +136,8 @@ class TrainingState:
     def _update(self, gradient: Any, rate: Any, number: Any) -> None:
         tf, vectors = self._tf, self.vectors
         weights, first, second = vectors["weights"], vectors["slot_1"], vectors["slot_2"]
+        if self._sparsity.any():  # the gradient of sparsity * |scale|
+            gradient = gradient + self._sparsity * tf.sign(weights)
         match self._recipe.optimizer:
             case NesterovSgd(momentum=momentum, weight_decay=weight_decay):
                 # Source: keras.optimizers.SGD(nesterov=True), with the decay as part of the gradient.

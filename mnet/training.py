@@ -88,8 +88,8 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
     keras.utils.set_random_seed(options.seed)
     model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
     if task.source is not None:
-        start_from(task.source, model, dataset.class_names)
-    state = TrainingState(model, task.architecture, chosen)
+        start_from(task.source, model, task.architecture, dataset.class_names)
+    state = TrainingState(model, task.architecture, chosen, options.sparsity)
     history: list[EpochRow] = []
     identity = task.identity()
 
@@ -219,6 +219,7 @@ def _run_values(task: Task, history: list[EpochRow], test_accuracy: float) -> di
             "channels": architecture.channels,
             "seed": options.seed,
             "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,
+            "sparsity": options.sparsity,
             "train_images": options.train_images,
             "validation_images": len(task.split.x_validation),
         },
