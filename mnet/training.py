@@ -88,7 +88,7 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
     keras.utils.set_random_seed(options.seed)
     model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
     if task.source is not None:
-        start_from(task.source, model, task.architecture, dataset.class_names)
+        start_from(task.source, model, dataset.class_names, task.architecture)
     state = TrainingState(model, task.architecture, chosen, options.sparsity)
     history: list[EpochRow] = []
     identity = task.identity()

@@ -83,11 +83,13 @@ def architecture_of(values: dict[str, Any]) -> Architecture:
     return Architecture(**known | {"blocks": blocks, "head": Head(values["head"])})
 
 
-def start_from(source: Source, model: Any, architecture: Architecture, class_names: tuple[str, ...]) -> tuple[str, ...]:
+def start_from(
+    source: Source, model: Any, class_names: tuple[str, ...], architecture: Architecture | None = None
+) -> tuple[str, ...]:
     """Put the weights of `source` into an untrained Keras model of the same architecture, whatever its classes.
 
-    A class that both know by the same name keeps its part of the head; the others' stay as they were drawn. Where the
-    model has fewer channels, it gets the most important ones: see `mnet.pruning`.
+    A class that both know by the same name keeps its part of the head; the others' stay as they were drawn. Where
+    `architecture`, the model's, has fewer channels, it gets the most important ones: see `mnet.pruning`.
 
     Returns:
         The names of those classes.
@@ -96,7 +98,7 @@ def start_from(source: Source, model: Any, architecture: Architecture, class_nam
         ModelError: the file of the source is damaged, or is not what its run.json says.
     """
     theirs: Weights = source.weights()
-    if shape_of_network(architecture) != shape_of_network(source.architecture):
+    if architecture is not None and shape_of_network(architecture) != shape_of_network(source.architecture):
         theirs = narrowed(theirs, source.architecture, architecture)
     kept = [(new, source.class_names.index(name)) for new, name in enumerate(class_names) if name in source.class_names]
     into, out_of = [new for new, _ in kept], [old for _, old in kept]
