@@ -317,22 +317,44 @@ def search(
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL.keras")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="MODEL.tflite")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="MODEL.tflite|DIR")
 @click.option("--data", metavar="D", help="Calibrate by these training images; by default the run's own.")
 @click.option(
     "--normalization", type=click.Choice(["x/255", "x/128 - 1"]), help="Of the input; by default what the run says."
 )
 @click.option("--images", type=int, default=500, show_default=True, help="To calibrate by.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
+@click.option(
+    "--improve", is_flag=True, help="The next three together: --calibration mse --equalize --bias-correction."
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["minmax", "percentile", "mse"]),
+    help="What an activation's range covers: all values, all but 0.01 % at each end, or the least squared error.",
+)
+@click.option("--equalize", is_flag=True, help="Scale depthwise channels to use their common range; exact in float.")
+@click.option("--bias-correction", is_flag=True, help="Move each channel's mean back to what it is in float.")
+@click.option("--qat", is_flag=True, help="Quantization-aware training: from --improve on, a few epochs in int8.")
+@click.option("--epochs", type=int, help="Of --qat; by default 4.")
+@click.option("--threads", type=int, help="Of TensorFlow; the weights of --qat depend on it.")
+@click.option("--resume", is_flag=True, help="Go on with the --qat that was interrupted.")
+@click.option(
+    "--compare", is_flag=True, help="Make PTQ, --improve and --qat in a folder -o, and a table of all test images."
+)
 @_json_option
-def quantize(normalization: str | None, json_file: str | None, **values: Any) -> None:  # fmt: skip
+def quantize(
+    normalization: str | None, calibration: str | None, compare: bool, json_file: str | None, **values: Any
+) -> None:
     """Make an int8 .tflite of a trained model."""
-    from mnet.commands.train import quantize
+    from mnet.calibration import Calibration
+    from mnet.commands import quantize as commands
     from mnet.quantization import QuantizationOptions
     from mnet.recipes import Normalization
 
     chosen = Normalization(normalization) if normalization else None
-    quantize(QuantizationOptions(normalization=chosen, **values), json_file)
+    ranges = Calibration(calibration) if calibration else None
+    run = commands.compare if compare else commands.quantize
+    run(QuantizationOptions(normalization=chosen, calibration=ranges, **values), json_file)
 
 
 @main.command("eval")

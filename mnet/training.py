@@ -82,14 +82,14 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
     partial = check_folders(options.out, resume=options.resume, overwrite=options.overwrite)
     task = task_of(options)
     chosen, dataset = task.recipe, task.dataset
-    _set_threads(options.threads)
-    _keep_memory()
+    set_threads(options.threads)
+    keep_memory()
     keras = import_keras()
     keras.utils.set_random_seed(options.seed)
     model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
     if task.source is not None:
         start_from(task.source, model, dataset.class_names, task.architecture)
-    state = TrainingState(model, task.architecture, chosen, options.sparsity)
+    state = TrainingState(model, task.architecture, chosen, sparsity=options.sparsity)
     history: list[EpochRow] = []
     identity = task.identity()
 
@@ -102,7 +102,7 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
         if options.resume:
             history = read_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors)
         while not _is_over(chosen, task.steps, history):
-            row = _train_epoch(state, task, tuple(history), report)
+            row = train_epoch(state, task, tuple(history), report)
             history.append(row)
             write_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors, history)
             write_atomically(partial / HISTORY_FILE, history_csv(history).encode())
@@ -128,12 +128,13 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
     )
 
 
-def _train_epoch(
+def train_epoch(
     state: TrainingState,
     task: Task,
     history: tuple[EpochRow, ...],
     report: Callable[[Progress], None] | None,
 ) -> EpochRow:
+    """Take the steps of the epoch after `history`, and return how it went."""
     split, chosen, seed, steps = task.split, task.recipe, task.options.seed, task.steps
     epoch, began = len(history) + 1, time.monotonic()
     before = _seconds(history)
@@ -177,7 +178,8 @@ def _seconds(history: Sequence[EpochRow]) -> float:
     return sum(row.seconds for row in history)
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
+    """Make TensorFlow use so many threads; None leaves the choice to it."""
     if threads is None:
         return
     if threads < 1:
@@ -190,7 +192,7 @@ def _set_threads(threads: int | None) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let malloc keep large blocks instead of handing each back to the system: 4 % faster steps (glibc only)."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -130,7 +130,7 @@ def task_of(options: TrainingOptions) -> Task:
     dataset, split = load_split(options if source is None else _fed_as(source, options))
     architecture = options.architecture or _architecture(options, chosen, dataset, source)
     check_architecture(architecture)
-    _check_fit(architecture, dataset, split, chosen)
+    check_fit(architecture, dataset, split, chosen)
     return Task(options, chosen, architecture, dataset, split, source)
 
 
@@ -194,7 +194,8 @@ def _architecture(
     )
 
 
-def _check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen: Recipe) -> None:
+def check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen: Recipe) -> None:
+    """Raise MnetError unless network, images and recipe go together."""
     if architecture.classes != len(dataset.class_names):
         raise MnetError(f"{architecture.name} has {architecture.classes} classes, {dataset}.")
     if len(split.x_train) < chosen.batch:

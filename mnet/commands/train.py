@@ -1,14 +1,13 @@
-"""`mnet train` and `mnet quantize`: run, and say what came out and what comes next."""
+"""`mnet train`: run, and say what came out and what comes next."""
 
 import sys
 from dataclasses import asdict
 
-from mnet import quantization, training
+from mnet import training
 from mnet.budget import Budget
 from mnet.commands.console import is_quiet, print_json
 from mnet.commands.search import pruned, within
 from mnet.progress import progress_bar
-from mnet.quantization import QuantizationOptions
 from mnet.runs import read_run
 from mnet.training_task import TrainingOptions
 
@@ -37,16 +36,3 @@ def train(options: TrainingOptions, budget: Budget | None, keep: float | None, j
     if options.fit is not None:
         name = result.folder.name
         print(f"then: mnet codegen {name}.tflite {options.fit.codegen_options} -o {name}-c")
-
-
-def quantize(options: QuantizationOptions, json_file: str | None) -> None:
-    """Quantize and print what was written."""
-    result = quantization.quantize(options)
-    if json_file:
-        print_json(asdict(result) | {"path": str(result.path)}, json_file)
-        return
-    print(f"{result.path}: {result.file_bytes:,} B, calibrated by {result.calibration_images} training images")
-    print(f"input  scale {result.input_scale:.9g}, zero_point {result.input_zero_point} (int8 = byte - 128)")
-    print(f"output scale {result.output_scale:.9g}, zero_point {result.output_zero_point}")
-    print(f"sha256 {result.sha256}")
-    print(f"next: mnet codegen {result.path} --target cortex-m4 -o {result.path.stem}")
