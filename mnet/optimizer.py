@@ -56,6 +56,9 @@ class TrainingState:
         self._decays = np.concatenate(
             [np.full(start[path].size, is_decayed(path), np.float32) for path, _ in self._trained]
         )
+        self._is_head = np.concatenate(
+            [np.full(start[path].size, path.startswith(f"{HEAD_LAYER}/"), np.float32) for path, _ in self._trained]
+        )
         self.vectors = {
             "weights": tf.Variable(weights),
             "moving": tf.Variable(moving),

@@ -32,6 +32,8 @@ class Augmentation:
     crop_padding: int = 0  # pixels: pad by reflection, then cut out a window of the old size
     cutout: int = 0  # side of a square, somewhere, that becomes grey (DeVries and Taylor 2017)
     shift_fraction: float = 0.0  # of height and width, not in whole pixels; uncovered pixels repeat the nearest one
+    zoom: float = 0.0  # share by which height and width grow or shrink
+    light: float = 0.0  # brightness as a share of the full range, and contrast as a factor's distance from 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,9 @@ class Recipe:
     shape: Shape = STANDARD  # of the network, unless the user names another
     alpha: float = 0.25  # that goes with it
     minutes: float | None = None  # in place of epochs: the schedule follows the clock
+    balanced: bool = False  # show each class as often as any other, whatever its images are
+    head_share: float = 0.0  # of all steps: the first ones, which train the classifier alone
+    body_rate: float = 1.0  # of all other layers after that, as a share of the learning rate
 
     def steps(self, per_epoch: int, done: int, seconds: float) -> int:
         """Return how many steps the whole training takes: the epochs', or what the minutes allow at the pace so far.
