@@ -30,7 +30,9 @@ def augment(x: Images, augmentation: Augmentation, random: np.random.Generator) 
     if augmentation.shift_fraction or augmentation.zoom:
         largest = augmentation.shift_fraction * np.array([height, width])
         shifts = random.uniform(-largest, largest, (images, 2))
-        zooms = 1.0 + random.uniform(-augmentation.zoom, augmentation.zoom, (2, images)) if augmentation.zoom else (1, 1)
+        zooms = (
+            1.0 + random.uniform(-augmentation.zoom, augmentation.zoom, (2, images)) if augmentation.zoom else (1, 1)
+        )
         real = shifted(shifted(real, shifts[:, 0], axis=1, zooms=zooms[0]), shifts[:, 1], axis=2, zooms=zooms[1])
     if augmentation.light:
         _relight(real, augmentation.light, random)

@@ -9,7 +9,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from mnet.architecture import Architecture
+from mnet.architecture import HEAD_LAYER, Architecture
 from mnet.datasets import Images, Labels, batches
 from mnet.network import forward
 from mnet.recipes import Nadam, NesterovSgd, Optimizer, Recipe
@@ -72,17 +72,19 @@ class TrainingState:
         scalar = tf.TensorSpec([], tf.float32)
         labels = tf.TensorSpec([None], tf.int32)
         number = tf.TensorSpec([], tf.int32)
-        self.step = tf.function(self._step, input_signature=[image, labels, scalar, number, number], autograph=False)
-        self._correct = tf.function(self._count_correct, input_signature=[image, labels], autograph=False)
+        self.step = tf.function(
+            self._step, input_signature=[image, labels, scalar, scalar, number, number], autograph=False
+        )
+        self._classes = tf.function(self._predict, input_signature=[image], autograph=False)
+
+    def classes(self, x: Images) -> Labels:
+        """Return the class of the largest logit of each image, by the averaged weights."""
+        found = [self._classes(x[part].astype(np.float32)).numpy() for part in batches(len(x), _EVALUATION_BATCH)]
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def accuracy(self, x: Images, y: Labels) -> float:
-        """Return the fraction of images whose largest logit, by the averaged weights, is the label's."""
-        if not len(x):
-            return math.nan
-        correct = 0
-        for part in batches(len(x), _EVALUATION_BATCH):
-            correct += int(self._correct(x[part].astype(np.float32), y[part].astype(np.int32)))
-        return correct / len(x)
+        """Return the fraction of images whose class is the label; nan of no images."""
+        return float(np.mean(self.classes(x) == y)) if len(x) else math.nan
 
     def copy_to(self, model: Any) -> None:
         """Put the averaged weights (or the weights, where the recipe averages none) into the Keras model."""
@@ -103,14 +105,14 @@ class TrainingState:
         normalization = self._recipe.normalization
         return (x - (128.0 + normalization.zero_point)) * normalization.scale
 
-    def _count_correct(self, x: Any, y: Any) -> Any:
+    def _predict(self, x: Any) -> Any:
         tf = self._tf
         weights = self._split(self.vectors["average_weights"], self._trained)
         weights |= self._split(self.vectors["average_moving"], self._moving)
         logits, _ = forward(self._architecture, weights, self._normalized(x), training=False)
-        return tf.reduce_sum(tf.cast(tf.argmax(logits, 1, tf.int32) == y, tf.int32))
+        return tf.argmax(logits, 1)
 
-    def _step(self, x: Any, y: Any, rate: Any, step: Any, seed: Any) -> tuple[Any, Any]:
+    def _step(self, x: Any, y: Any, rate: Any, body_rate: Any, step: Any, seed: Any) -> tuple[Any, Any]:
         tf, chosen, vectors = self._tf, self._recipe, self.vectors
         classes = self._architecture.classes
         with tf.GradientTape() as tape:
@@ -121,7 +123,8 @@ class TrainingState:
             target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
         gradient = tape.gradient(loss, vectors["weights"])
-        self._update(gradient, rate, tf.cast(step, tf.float32))
+        rates = body_rate + (rate - body_rate) * self._is_head
+        self._update(gradient, rates, tf.cast(step, tf.float32))
         batch = tf.concat([statistics[path] for path, _ in self._moving], 0)
         vectors["moving"].assign_add((1 - chosen.normalization_momentum) * (batch - vectors["moving"]))
         number = tf.cast(step, tf.float32)

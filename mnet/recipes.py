@@ -77,6 +77,7 @@ class Recipe:
     shape: Shape = STANDARD  # of the network, unless the user names another
     alpha: float = 0.25  # that goes with it
     minutes: float | None = None  # in place of epochs: the schedule follows the clock
+    images: int | None = None  # that pass in all: many images take fewer epochs than `epochs`
     balanced: bool = False  # show each class as often as any other, whatever its images are
     head_share: float = 0.0  # of all steps: the first ones, which train the classifier alone
     body_rate: float = 1.0  # of all other layers after that, as a share of the learning rate
@@ -137,6 +138,24 @@ SAMPLE = Recipe(
     normalization_momentum=0.95,
 )
 
+TRANSFER = Recipe(
+    name="transfer",
+    what="from a trained network to a user's own pictures, a few dozen of each class: the classifier first, then all",
+    epochs=200,
+    batch=32,
+    optimizer=NesterovSgd(learning_rate=0.05),
+    augmentation=Augmentation(flip=True, shift_fraction=0.1, zoom=0.15, light=0.1),
+    normalization=Normalization.SYMMETRIC,
+    initializer="he_normal",
+    label_smoothing=0.05,
+    average_decay=0.99,
+    normalization_momentum=0.95,
+    images=60_000,
+    balanced=True,
+    head_share=0.1,
+    body_rate=0.3,
+)
+
 _SHAPED = replace(DEFAULT, alpha=1.0, label_smoothing=0.0)
 
 TINY = replace(
@@ -166,7 +185,7 @@ LARGE = replace(
     shape=shape_of("24,40,72s2,72,72,144s2,144,144,144,256s2,256"),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TINY, SMALL, LARGE)}
+RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TRANSFER, TINY, SMALL, LARGE)}
 
 
 def recipe(name: str) -> Recipe:
