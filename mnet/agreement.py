@@ -29,6 +29,7 @@ from mnet.sides import EMULATED, HOST, core_of
 
 GOLDEN = "golden"
 LEGS = (GOLDEN, HOST, *RUNTIMES, EMULATED)
+_EMULATED_AT_ONCE = 50  # images of one run in an emulator, which has to end within its time
 _DIFFERENCES = 5  # that a leg shows
 
 Outputs = npt.NDArray[Any]  # [images, values], of the type of the model's output
@@ -127,9 +128,10 @@ def evaluate_legs(
         makers = _makers(path, graph, legs, options, Path(place))
         for name in legs:
             part = images.some(emulated) if name == EMULATED and emulated is not None else images
+            at_once = images_at_once(graph, _EMULATED_AT_ONCE) if name == EMULATED else images_at_once(graph)
             try:
                 title, answer = makers[name]()
-                outputs = _run(title, answer, graph, part, progress)
+                outputs = _run(title, answer, graph, part, at_once, progress)
             except ToolError as error:
                 status = "not run" if isinstance(error, MissingToolError) else "failed"
                 found.append(EvaluatedLeg(name, _title(name, options), status, reason=str(error)))
@@ -189,11 +191,11 @@ def _of_program(graph: Graph, title: str, program: Program) -> tuple[str, Answer
     return title, answer
 
 
-def _run(title: str, answer: Answer, graph: Graph, images: LabelledImages, progress: Progress) -> Outputs:
+def _run(title: str, answer: Answer, graph: Graph, images: LabelledImages, at_once: int, progress: Progress) -> Outputs:
     """Return the outputs for all images, some at a time."""
     outputs, total = [], len(images.x)
     progress(title, 0, total)
-    for part in batches(total, images_at_once(graph)):
+    for part in batches(total, at_once):
         outputs.append(answer(quantized(title, graph, images.x[part])))
         progress(title, part.stop, total)
     return np.concatenate(outputs)

@@ -54,6 +54,13 @@ class LabelledImages:
         chosen = balanced_choice(self.y, min(count, len(self.y)), seed=0)
         return replace(self, x=self.x[chosen], y=self.y[chosen], numbers=self.numbers[chosen])
 
+    def labelled_by(self, names: tuple[str, ...]) -> "LabelledImages":
+        """Return them with labels that are places in `names`, where these hold all of their classes; else unchanged."""
+        if not self.class_names or len(set(names)) < len(names) or not set(self.class_names) <= set(names):
+            return self
+        places = np.array([names.index(name) for name in self.class_names], np.int64)
+        return replace(self, y=places[self.y], class_names=names)
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

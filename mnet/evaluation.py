@@ -20,7 +20,7 @@ from mnet.trained import load_keras, locate, normalization_of
 Confusion = npt.NDArray[np.int64]  # [classes, classes]: images of class (row) that were taken for class (column)
 Progress = Callable[[int, int], None]  # images done, images in all
 _FLOAT_BATCH = 500  # images of a float model at once
-_MOST_AT_ONCE, _TENSOR_BYTES = 100, 64 << 20  # images of an int8 model, and what all their tensors may take
+_AT_ONCE, _TENSOR_BYTES = 1000, 64 << 20  # images of an int8 model, and what all their tensors may take
 _QUANTILE = 1.959964  # of the normal distribution, for 95 % between -q and q
 
 
@@ -191,9 +191,9 @@ def _arg_max(graph: Graph) -> ArgMax | None:
     return next((op for op in graph.ops if isinstance(op, ArgMax)), None)
 
 
-def images_at_once(graph: Graph) -> int:
+def images_at_once(graph: Graph, most: int = _AT_ONCE) -> int:
     """Return how many images to run together, for a progress bar that moves and tensors that fit."""
-    return max(1, min(_MOST_AT_ONCE, _TENSOR_BYTES // sum(math.prod(t.shape) for t in graph.tensors.values())))
+    return max(1, min(most, _TENSOR_BYTES // sum(math.prod(tensor.shape) for tensor in graph.tensors.values())))
 
 
 def quantized(name: str, graph: Graph, x: Images) -> Int8Array:

@@ -136,6 +136,8 @@ def _plain_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> LabelledIm
     if y.ndim != 1 or len(y) != len(x) or not np.issubdtype(y.dtype, np.integer):
         raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; expected {len(x)} whole numbers.")
     names = tuple(map(str, arrays.get("class_names", ())))
+    if names and not 0 <= y.min() <= y.max() < len(names):
+        raise DataError(f"{path}: y reaches from {y.min()} to {y.max()}; expected 0 to {len(names) - 1}.")
     return LabelledImages(x, y.astype(np.int64), names, path.stem, np.arange(len(y)))
 
 

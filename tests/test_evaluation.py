@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mnet.drawing import as_png, as_svg
 from mnet.emulator import Run
 from mnet.errors import MnetError, ToolError
 from mnet.evaluation import Evaluation, classes_of, confusion, evaluate_int8, predictions, run_int8, wilson
+from mnet.labels import with_labels
 from mnet.pipeline import Options
 from mnet.proof import Program, find_target_compiler
 from mnet.tflite import read_model
@@ -126,6 +128,27 @@ def test_some_images_are_spread_over_the_classes() -> None:
     assert sorted(np.bincount(few.y).tolist()) == [3, 5, 6, 6]
     assert (np.diff(few.numbers) > 0).all() and (labels[few.numbers - 7] == few.y).all()
     assert len(images.some(1000).y) == 100
+
+
+def test_labels_are_matched_by_the_names_in_the_file(model: Path, data: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named.tflite"
+    named.write_bytes(with_labels(model.read_bytes(), ("ant", "bee", "cat")))
+    expected = json.loads(run(model, "--data", data, "--on", "golden", "--json").stdout)
+    chosen = LABELS != 1
+    for names, labels in ((("cat", "ant", "bee"), (LABELS + 1) % 3), (("cat", "ant"), 1 - LABELS[chosen] // 2)):
+        kept = chosen if len(names) == 2 else np.ones(31, bool)
+        other = npz(tmp_path, x=IMAGES[kept], y=labels, class_names=np.array(names))
+        values = json.loads(run(named, "--data", other, "--on", "golden", "--json").stdout)
+        assert values["class_names"] == ["ant", "bee", "cat"]
+        rows = (
+            expected["confusion"] if len(names) == 3 else [expected["confusion"][0], [0] * 3, expected["confusion"][2]]
+        )
+        assert values["confusion"] == rows
+    nameless = npz(tmp_path)
+    assert json.loads(run(named, "--data", nameless, "--on", "golden", "--json").stdout)["class_names"][2] == "cat"
+    assert "y reaches from 0 to 2; expected 0 to 1" in refused(
+        named, "--data", npz(tmp_path, class_names=np.array(["a", "b"]))
+    )
 
 
 def test_an_arg_max_is_the_class_itself(tmp_path: Path) -> None:
@@ -240,6 +263,16 @@ def test_a_leg_without_its_tools_is_listed(model: Path, data: Path, monkeypatch:
     assert done.exit_code == 0 and "Equal in every byte of every output, as far as it was run." in done.stdout
     done = run(model, "--data", data, "--on", "host", "--json")
     assert done.exit_code == 3 and "accuracy" not in json.loads(done.stdout)
+
+
+def test_without_litert_the_golden_model_is_the_reference(
+    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    done = run(model, "--data", data, "--on", "litert,golden", "--json")
+    values = json.loads(done.stdout)
+    assert [leg["status"] for leg in values["legs"]] == ["not run", "run"] and done.exit_code == 3
+    assert values["runtime"].startswith("golden model") and "pip install ai-edge-litert" in values["legs"][0]["reason"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from mnet.datasets import LabelledImages
 from mnet.drawing import as_png, as_svg
 from mnet.errors import MnetError
 from mnet.evaluation import Evaluation, check_labels, classes_of, evaluate_keras, read_classifier
+from mnet.labels import labels_of
 from mnet.pipeline import Options
 from mnet.recipes import Normalization
 from mnet.runs import read_run
@@ -143,7 +144,7 @@ def _evaluate_int8(
 ) -> _Found:
     graph = read_classifier(model)
     images = _images(source, split, graph.tensors[graph.inputs[0]].shape, count)
-    names = check_labels(model.name, classes_of(graph), images.y, images.class_names)
+    images, names = _fitting(model, classes_of(graph), images)
     with progress() as report:
         made = evaluate_legs(model, graph, images, legs, options, emulated, report)
     return _Found(model.name, images, names, made, exit_code(made))
@@ -156,7 +157,7 @@ def _evaluate_float(
     normalization = normalization or normalization_of(model, run)
     keras_model = load_keras(path)
     images = _images(source, split, keras_model.input_shape[1:], count)
-    names = check_labels(model.name, math.prod(keras_model.output_shape[1:]), images.y, images.class_names)
+    images, names = _fitting(model, math.prod(keras_model.output_shape[1:]), images)
     with progress() as report:
         made = evaluate_keras(
             keras_model, normalization, images.x, images.y, lambda done, total: report("Keras", done, total)
@@ -175,6 +176,27 @@ def _images(source: str, split: str, shape: tuple[int, int, int], count: int | N
     height, width, channels = shape
     images = load_labelled(source, split, size=(height, width), channels=channels)
     return images if count is None else images.some(count)
+
+
+def _fitting(model: Path, classes: int, images: LabelledImages) -> tuple[LabelledImages, tuple[str, ...]]:
+    """Return the images with labels that are the model's classes, by their names where it knows them; and the names.
+
+    Raises:
+        MnetError: the data has other classes.
+    """
+    known = _class_names(model)
+    known = known if len(known) == classes else ()
+    images = images.labelled_by(known)
+    return images, check_labels(model.name, classes, images.y, images.class_names or known)
+
+
+def _class_names(model: Path) -> tuple[str, ...]:
+    """Return the names of the classes that a .tflite holds, or that the run beside a model tells; () without either."""
+    inside = labels_of(model.read_bytes()) if model.suffix == ".tflite" else ()
+    folder = model if model.is_dir() else model.parent
+    if inside or not (folder / "run.json").is_file():
+        return inside
+    return tuple(read_run(folder)["data"]["class_names"])
 
 
 def _draw(picture: Path, found: _Found, evaluation: Evaluation) -> None:
