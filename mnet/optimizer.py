@@ -56,8 +56,12 @@ class TrainingState:
         self._decays = np.concatenate(
             [np.full(start[path].size, is_decayed(path), np.float32) for path, _ in self._trained]
         )
-        self._is_head = np.concatenate(
-            [np.full(start[path].size, path.startswith(f"{HEAD_LAYER}/"), np.float32) for path, _ in self._trained]
+        shares = [1.0 if path.startswith(f"{HEAD_LAYER}/") else chosen.body_rate for path, _ in self._trained]
+        self._shares = np.concatenate(  # of the learning rate
+            [
+                np.full(start[path].size, share, np.float32)
+                for (path, _), share in zip(self._trained, shares, strict=True)
+            ]
         )
         self.vectors = {
             "weights": tf.Variable(weights),
@@ -72,9 +76,7 @@ class TrainingState:
         scalar = tf.TensorSpec([], tf.float32)
         labels = tf.TensorSpec([None], tf.int32)
         number = tf.TensorSpec([], tf.int32)
-        self.step = tf.function(
-            self._step, input_signature=[image, labels, scalar, scalar, number, number], autograph=False
-        )
+        self.step = tf.function(self._step, input_signature=[image, labels, scalar, number, number], autograph=False)
         self._classes = tf.function(self._predict, input_signature=[image], autograph=False)
 
     def classes(self, x: Images) -> Labels:
@@ -112,7 +114,7 @@ class TrainingState:
         logits, _ = forward(self._architecture, weights, self._normalized(x), training=False)
         return tf.argmax(logits, 1)
 
-    def _step(self, x: Any, y: Any, rate: Any, body_rate: Any, step: Any, seed: Any) -> tuple[Any, Any]:
+    def _step(self, x: Any, y: Any, rate: Any, step: Any, seed: Any) -> tuple[Any, Any]:
         tf, chosen, vectors = self._tf, self._recipe, self.vectors
         classes = self._architecture.classes
         with tf.GradientTape() as tape:
@@ -123,8 +125,7 @@ class TrainingState:
             target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
         gradient = tape.gradient(loss, vectors["weights"])
-        rates = body_rate + (rate - body_rate) * self._is_head
-        self._update(gradient, rates, tf.cast(step, tf.float32))
+        self._update(gradient, rate * self._shares, tf.cast(step, tf.float32))
         batch = tf.concat([statistics[path] for path, _ in self._moving], 0)
         vectors["moving"].assign_add((1 - chosen.normalization_momentum) * (batch - vectors["moving"]))
         number = tf.cast(step, tf.float32)

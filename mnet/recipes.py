@@ -79,8 +79,7 @@ class Recipe:
     minutes: float | None = None  # in place of epochs: the schedule follows the clock
     images: int | None = None  # that pass in all: many images take fewer epochs than `epochs`
     balanced: bool = False  # show each class as often as any other, whatever its images are
-    head_share: float = 0.0  # of all steps: the first ones, which train the classifier alone
-    body_rate: float = 1.0  # of all other layers after that, as a share of the learning rate
+    body_rate: float = 1.0  # of all layers but the classifier, as a share of the learning rate
 
     def steps(self, per_epoch: int, done: int, seconds: float) -> int:
         """Return how many steps the whole training takes: the epochs', or what the minutes allow at the pace so far.
@@ -140,10 +139,10 @@ SAMPLE = Recipe(
 
 TRANSFER = Recipe(
     name="transfer",
-    what="from a trained network to a user's own pictures, a few dozen of each class: the classifier first, then all",
+    what="from a trained network to a user's own pictures, a few dozen of each class: the classifier learns fastest",
     epochs=200,
     batch=32,
-    optimizer=NesterovSgd(learning_rate=0.05),
+    optimizer=NesterovSgd(learning_rate=0.1),
     augmentation=Augmentation(flip=True, shift_fraction=0.1, zoom=0.15, light=0.1),
     normalization=Normalization.SYMMETRIC,
     initializer="he_normal",
@@ -152,7 +151,6 @@ TRANSFER = Recipe(
     normalization_momentum=0.95,
     images=60_000,
     balanced=True,
-    head_share=0.1,
     body_rate=0.3,
 )
 

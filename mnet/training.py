@@ -161,9 +161,7 @@ def _train_epoch(
         if seen and step >= in_all:
             break  # the minutes are over
         rate = learning_rate(chosen.optimizer, step, max(in_all, step + 1))
-        body_rate = rate * chosen.body_rate if step >= chosen.head_share * in_all else 0.0
-        y = split.y_train[part].astype(np.int32)
-        loss, hits = state.step(x, y, np.float32(rate), np.float32(body_rate), step, seed)
+        loss, hits = state.step(x, split.y_train[part].astype(np.int32), np.float32(rate), step, seed)
         loss_sum += float(loss)
         correct += int(hits)
         if not math.isfinite(loss_sum):

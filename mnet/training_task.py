@@ -120,7 +120,7 @@ def task_of(options: TrainingOptions) -> Task:
     if source is not None:
         chosen = replace(chosen, normalization=source.normalization)
     dataset, split = load_split(options if source is None else _fed_as(source, options))
-    chosen = _fitted(chosen, len(split.x_train), fixed_epochs=options.epochs is not None)
+    chosen = fitted(chosen, len(split.x_train), fixed_epochs=options.epochs is not None)
     architecture = options.architecture or _architecture(options, chosen, dataset, source)
     check_architecture(architecture)
     _check_fit(architecture, dataset, split, chosen)
@@ -203,7 +203,7 @@ def _check_fit(architecture: Architecture, dataset: Dataset, split: Split, chose
         )
 
 
-def _fitted(chosen: Recipe, images: int, *, fixed_epochs: bool) -> Recipe:
+def fitted(chosen: Recipe, images: int, *, fixed_epochs: bool) -> Recipe:
     """Return the recipe for so many training images: fewer epochs of many, smaller batches of few.
 
     The rate of SGD goes with the batch. Source: Goyal et al. 2017, the linear scaling rule.

@@ -1,5 +1,6 @@
 """`mnet train` and `mnet quantize`: run, and say what came out and what comes next."""
 
+import sys
 from dataclasses import asdict
 
 from mnet import quantization, training
@@ -13,17 +14,24 @@ from mnet.training_task import TrainingOptions
 def train(options: TrainingOptions, json_file: str | None) -> None:
     """Train and print where the run is and how good it is."""
     if is_quiet():
-        result = training.train(options)
+        result = training.train(options, say=_say)
     else:
         with progress_bar() as report:
-            result = training.train(options, report)
+            result = training.train(options, report, _say)
     if json_file:
         run = read_run(result.folder)
         print_json(run | {"folder": str(result.folder), "history": [asdict(row) for row in result.history]}, json_file)
         return
-    print(f"{result.model}: {result.test_accuracy:.2%} of the test images of {result.description}, float")
+    balanced = ""
+    if f"{result.balanced_accuracy:.2%}" != f"{result.test_accuracy:.2%}":
+        balanced = f" ({result.balanced_accuracy:.2%} where each class counts as much as any other)"
+    print(f"{result.model}: {result.test_accuracy:.2%}{balanced} of the test images of {result.description}, float")
     print(f"trained {len(result.history)} epochs in {result.seconds:,.0f} s; {result.folder}/README.md describes it")
     print(f"next: mnet quantize {result.folder} -o {result.folder.name}.tflite")
+
+
+def _say(remark: str) -> None:
+    print(remark, file=sys.stderr, flush=True)
 
 
 def quantize(options: QuantizationOptions, json_file: str | None) -> None:
