@@ -119,20 +119,29 @@ class Optimizer:
     def _replaced(self, now: Solution, options: Mapping[int, Candidate]) -> Solution:
         return self.solution(now.forms, [options.get(i, old) for i, old in enumerate(now.candidates)], now.ram)
 
+    def starts(self) -> Iterator[Solution]:
+        """Yield what the usual forms take with the best kernels for them, then those that take least memory.
+
+        Nothing where no kernel takes a stage's tensors.
+        """
+        for forms in (self._usual(), self._least()):
+            solution = self._with_forms(None, forms, range(len(self.catalogue.stages)))
+            if solution is not None:
+                yield solution
+
     def best(self) -> Solution | None:
         """Return the cheapest solution found: descents from the usual forms, and from those that take least memory.
 
         None where no kernel takes a stage's tensors.
         """
         found: Solution | None = None
-        for start in (self._usual(), self._least()):
-            now = self._with_forms(None, start, range(len(self.catalogue.stages)))
-            while now is not None:
+        for now in self.starts():
+            while True:
                 lower = [other for other in self._neighbours(now) if other and other.price < now.price - 1e-9]
                 if not lower:
                     break
                 now = min(lower, key=lambda solution: solution.price)
-            if now is not None and (found is None or now.price < found.price):
+            if found is None or now.price < found.price:
                 found = now
         return found
 

@@ -48,6 +48,20 @@ def _bytes(context: click.Context, parameter: click.Parameter, value: str | None
     return int(digits) * unit
 
 
+def _count(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Return a number: 1500000, 500k or 1.5M (1 k = 1,000)."""
+    if value is None:
+        return None
+    unit = {"k": 1_000, "m": 1_000_000}.get(value[-1:].lower(), 1)
+    try:
+        number = round(float(value[:-1] if unit > 1 else value) * unit)
+    except (ValueError, OverflowError):
+        number = 0
+    if number < 1:
+        raise click.BadParameter(f"{value} is no number: write 1500000, 500k or 1.5M (1 k = 1,000)")
+    return number
+
+
 def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """Return height and width: 32, or 48x64."""
     if value is None:
@@ -130,6 +144,31 @@ def _code_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a network may take; the command gets a `mnet.budget.Budget`, or None without a limit."""
+
+    @functools.wraps(command)
+    def wrapped(
+        ram: int | None, flash: int | None, cycles: int | None, target: str, input_mode: str, **rest: Any
+    ) -> Any:
+        from mnet.budget import Budget
+
+        budget = Budget(ram, flash, cycles, target, input_mode)
+        return command(budget=budget if budget.limits else None, **rest)
+
+    for option in (
+        _input_option,
+        click.option("--target", default="cortex-m4", show_default=True, metavar="T",
+                     help="The core whose cycles, flash and arena a budget limits; as for codegen."),
+        click.option("--cycles", callback=_count, metavar="N", help="Budget: of one inference; 4M, 500k."),
+        click.option("--flash", callback=_bytes, metavar="BYTES", help="Budget: code and constants; 128k."),
+        click.option("--ram", callback=_bytes, metavar="BYTES",
+                     help="Budget: the arena, as for codegen; the largest network that fits is chosen."),
+    ):  # fmt: skip
+        wrapped = option(wrapped)
+    return wrapped
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mnet")
 def main() -> None:
@@ -137,6 +176,7 @@ def main() -> None:
 
     \b
     mnet demo                                                        all of it on bundled images, in minutes
+    mnet search --ram 16k --cycles 4M                                the largest network that fits
     mnet train --data sample --recipe sample --out run               model.keras
     mnet quantize run -o model.tflite                                int8
     mnet codegen model.tflite --target cortex-m4 -o model            C sources
@@ -201,6 +241,7 @@ def doctor(json_file: str | None) -> None:
     show_default=True,
     help="Probabilities, or logits whose largest is the answer.",
 )
+@_budget_options
 @click.option(
     "--recipe",
     help="tiny, small, large, default, sample, seed or transfer (with --from); see mnet/recipes.py.",
@@ -221,9 +262,18 @@ def doctor(json_file: str | None) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a run at the same place.")
 @_json_option
 def train(
-    blocks: str | None, depthwise: str, stem_stride: str | None, head: str, json_file: str | None, **values: Any
+    blocks: str | None,
+    depthwise: str,
+    stem_stride: str | None,
+    head: str,
+    budget: Any,
+    json_file: str | None,
+    **values: Any,
 ) -> None:
-    """Train a MobileNet: model.keras, history, model card."""
+    """Train a MobileNet: model.keras, history, model card.
+
+    With a budget (--ram, --flash, --cycles) it is the largest that fits; --blocks then only has to fit.
+    """
     from mnet.architecture import Head, shape_of
     from mnet.commands.train import train
     from mnet.runs import runs_folder
@@ -233,27 +283,69 @@ def train(
     values["recipe"] = values["recipe"] or ("transfer" if values["source"] else "default")
     values["out"] = values["out"] or runs_folder() / f"{Path(values['data']).stem}-{values['recipe']}"
     values["stem_stride"] = int(stem_stride) if stem_stride else None
-    train(TrainingOptions(head=Head(head), **values), json_file)
+    train(TrainingOptions(head=Head(head), **values), budget, json_file)
+
+
+@main.command()
+@_budget_options
+@click.option("--data", metavar="D", help="As for train: size, channels and classes are those of its images.")
+@click.option("--size", callback=_size, metavar="S", help="Of the images: 32, or 48x64; by default the data's, or 32.")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="Grey or colour; by default the data's, or 3.")
+@click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True, help="Without --data.")
+@click.option("--blocks", metavar="B", help="Only see whether this shape fits, written as for train.")
+@click.option("--head", type=click.Choice(["softmax", "argmax"]), default="softmax", show_default=True)
+@_json_option
+def search(
+    blocks: str | None, channels: str | None, head: str, budget: Any, json_file: str | None, **values: Any
+) -> None:
+    """The largest network that a budget allows, untrained."""
+    from mnet.architecture import Head, shape_of
+    from mnet.commands.search import search
+
+    shape = shape_of(blocks) if blocks else None
+    search(budget, shape, Head(head), json_file, channels=int(channels) if channels else None, **values)
 
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL.keras")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="MODEL.tflite")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="MODEL.tflite|DIR")
 @click.option("--data", metavar="D", help="Calibrate by these training images; by default the run's own.")
 @click.option(
     "--normalization", type=click.Choice(["x/255", "x/128 - 1"]), help="Of the input; by default what the run says."
 )
 @click.option("--images", type=int, default=500, show_default=True, help="To calibrate by.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
+@click.option(
+    "--improve", is_flag=True, help="The next three together: --calibration mse --equalize --bias-correction."
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["minmax", "percentile", "mse"]),
+    help="What an activation's range covers: all values, all but 0.01 % at each end, or the least squared error.",
+)
+@click.option("--equalize", is_flag=True, help="Scale depthwise channels to use their common range; exact in float.")
+@click.option("--bias-correction", is_flag=True, help="Move each channel's mean back to what it is in float.")
+@click.option("--qat", is_flag=True, help="Quantization-aware training: from --improve on, a few epochs in int8.")
+@click.option("--epochs", type=int, help="Of --qat; by default 4.")
+@click.option("--threads", type=int, help="Of TensorFlow; the weights of --qat depend on it.")
+@click.option("--resume", is_flag=True, help="Go on with the --qat that was interrupted.")
+@click.option(
+    "--compare", is_flag=True, help="Make PTQ, --improve and --qat in a folder -o, and a table of all test images."
+)
 @_json_option
-def quantize(normalization: str | None, json_file: str | None, **values: Any) -> None:  # fmt: skip
+def quantize(
+    normalization: str | None, calibration: str | None, compare: bool, json_file: str | None, **values: Any
+) -> None:
     """Make an int8 .tflite of a trained model."""
-    from mnet.commands.train import quantize
+    from mnet.calibration import Calibration
+    from mnet.commands import quantize as commands
     from mnet.quantization import QuantizationOptions
     from mnet.recipes import Normalization
 
     chosen = Normalization(normalization) if normalization else None
-    quantize(QuantizationOptions(normalization=chosen, **values), json_file)
+    ranges = Calibration(calibration) if calibration else None
+    run = commands.compare if compare else commands.quantize
+    run(QuantizationOptions(normalization=chosen, calibration=ranges, **values), json_file)
 
 
 @main.command("eval")

@@ -261,16 +261,26 @@ def evaluate_keras(
     Raises:
         MnetError: images or labels do not fit it.
     """
-    _check_images(model.name, tuple(model.input_shape[1:]), x)
     _check_count(x, y)
     classes = math.prod(model.output_shape[1:])
     check_labels(model.name, classes, y, ())
+    predicted = predict_keras(model, normalization, x, progress)
+    return Evaluation("Keras, float32", confusion(y, predicted, classes))
+
+
+def predict_keras(model: Any, normalization: Normalization, x: Images, progress: Progress = no_progress) -> Labels:
+    """Return the class of each byte image by a Keras model.
+
+    Raises:
+        MnetError: the images do not fit it.
+    """
+    _check_images(model.name, tuple(model.input_shape[1:]), x)
     predicted = np.empty(len(x), np.int64)
     for part in batches(len(x), _FLOAT_BATCH):
         real = (x[part].astype(np.float32) - (128 + normalization.zero_point)) * np.float32(normalization.scale)
         predicted[part] = np.asarray(model(real, training=False)).reshape(len(real), -1).argmax(axis=1)
         progress(part.stop, len(x))
-    return Evaluation("Keras, float32", confusion(y, predicted, classes))
+    return predicted
 
 
 def _check_images(name: str, shape: tuple[int, ...], x: Images) -> None:

@@ -39,18 +39,13 @@ def forward(
     for layer in layers(architecture):
         match layer.kind:
             case Kind.CONVOLUTION if layer.kernel == 1:
-                kernel = weights[f"{layer.name}/kernel"]
-                channels_in, channels_out = kernel.shape[2:]
-                _, height, width, _ = x.shape
-                # A product of two matrices is 3 % faster than a 1x1 convolution.
-                x = tf.reshape(x, [-1, channels_in]) @ tf.reshape(kernel, [channels_in, channels_out])
-                x = tf.reshape(x, [-1, height, width, channels_out])
+                x = pointwise(x, weights[f"{layer.name}/kernel"])
                 if f"{layer.name}/bias" in weights:
                     x = x + weights[f"{layer.name}/bias"]
             case Kind.CONVOLUTION:
                 x = tf.nn.conv2d(x, weights[f"{layer.name}/kernel"], layer.stride, "SAME")
             case Kind.DEPTHWISE:
-                x = _depthwise(x, weights[f"{layer.name}/kernel"], layer.stride)
+                x = depthwise(x, weights[f"{layer.name}/kernel"], layer.stride)
             case Kind.NORMALIZATION:
                 x, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                     x,
@@ -79,7 +74,17 @@ def forward(
     return x, statistics
 
 
-def _depthwise(x: Any, kernel: Any, stride: int) -> Any:
+def pointwise(x: Any, kernel: Any) -> Any:
+    """Convolution 1x1; as a product of two matrices it is 3 % faster."""
+    import tensorflow as tf
+
+    channels_in, channels_out = kernel.shape[2:]
+    _, height, width, _ = x.shape
+    x = tf.reshape(x, [-1, channels_in]) @ tf.reshape(kernel, [channels_in, channels_out])
+    return tf.reshape(x, [-1, height, width, channels_out])
+
+
+def depthwise(x: Any, kernel: Any, stride: int) -> Any:
     """Depthwise 3x3 convolution, "SAME".
 
     TensorFlow's gradient for the kernel takes longest where there is least to do: 9 ms for 64 images of 1x1 pixels and

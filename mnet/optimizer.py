@@ -5,13 +5,15 @@ and a checkpoint is these vectors. At the end they go back into the Keras model.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, assert_never
 
 import numpy as np
+import numpy.typing as npt
 
+from mnet import network
 from mnet.architecture import HEAD_LAYER, Architecture
 from mnet.datasets import Images, Labels, batches
-from mnet.network import forward
 from mnet.recipes import Nadam, NesterovSgd, Optimizer, Recipe
 
 _EVALUATION_BATCH = 500
@@ -38,12 +40,16 @@ def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
 class TrainingState:
     """Weights, optimizer slots, moving statistics and averages, each one vector; the compiled step."""
 
-    def __init__(self, model: Any, architecture: Architecture, chosen: Recipe) -> None:
+    def __init__(
+        self, model: Any, architecture: Architecture, chosen: Recipe, forward: Callable[..., Any] = network.forward
+    ) -> None:
+        """Start from the weights of `model`; `forward` runs the network that they belong to."""
         import tensorflow as tf
 
         self._tf = tf
         self._architecture = architecture
         self._recipe = chosen
+        self._forward = forward
         self._trained = [(v.path, tuple(v.shape)) for v in model.trainable_variables]
         self._moving = [
             (v.path, tuple(v.shape))
@@ -52,7 +58,8 @@ class TrainingState:
         ]
         start = {v.path: np.asarray(v.numpy(), np.float32) for v in model.variables}
         weights = np.concatenate([start[path].ravel() for path, _ in self._trained])
-        moving = np.concatenate([start[path].ravel() for path, _ in self._moving])
+        nothing = np.zeros(0, np.float32)  # where batch normalization is folded away, nothing moves
+        moving = np.concatenate([nothing, *(start[path].ravel() for path, _ in self._moving)])
         self._decays = np.concatenate(
             [np.full(start[path].size, is_decayed(path), np.float32) for path, _ in self._trained]
         )
@@ -88,18 +95,21 @@ class TrainingState:
         """Return the fraction of images whose class is the label; nan of no images."""
         return float(np.mean(self.classes(x) == y)) if len(x) else math.nan
 
+    def arrays(self, vector: str) -> dict[str, npt.NDArray[np.float32]]:
+        """Return one of the `vectors` of the weights, or of the moving statistics, by Keras path."""
+        table = self._moving if vector.endswith("moving") else self._trained
+        return {path: tensor.numpy() for path, tensor in self._split(self.vectors[vector], table).items()}
+
     def copy_to(self, model: Any) -> None:
         """Put the averaged weights (or the weights, where the recipe averages none) into the Keras model."""
-        arrays = {
-            path: tensor.numpy()
-            for vector, table in (("average_weights", self._trained), ("average_moving", self._moving))
-            for path, tensor in self._split(self.vectors[vector], table).items()
-        }
+        arrays = self.arrays("average_weights") | self.arrays("average_moving")
         for variable in model.variables:
             if variable.path in arrays:
                 variable.assign(arrays[variable.path])
 
     def _split(self, vector: Any, table: list[tuple[str, tuple[int, ...]]]) -> dict[str, Any]:
+        if not table:
+            return {}
         parts = self._tf.split(vector, [math.prod(shape) for _, shape in table])
         return {path: self._tf.reshape(part, shape) for part, (path, shape) in zip(parts, table, strict=True)}
 
@@ -111,7 +121,7 @@ class TrainingState:
         tf = self._tf
         weights = self._split(self.vectors["average_weights"], self._trained)
         weights |= self._split(self.vectors["average_moving"], self._moving)
-        logits, _ = forward(self._architecture, weights, self._normalized(x), training=False)
+        logits, _ = self._forward(self._architecture, weights, self._normalized(x), training=False)
         return tf.argmax(logits, 1)
 
     def _step(self, x: Any, y: Any, rate: Any, step: Any, seed: Any) -> tuple[Any, Any]:
@@ -119,15 +129,16 @@ class TrainingState:
         classes = self._architecture.classes
         with tf.GradientTape() as tape:
             weights = self._split(vectors["weights"], self._trained)
-            logits, statistics = forward(
+            logits, statistics = self._forward(
                 self._architecture, weights, self._normalized(x), training=True, dropout_seed=tf.stack([seed, step])
             )
             target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
         gradient = tape.gradient(loss, vectors["weights"])
         self._update(gradient, rate * self._shares, tf.cast(step, tf.float32))
-        batch = tf.concat([statistics[path] for path, _ in self._moving], 0)
-        vectors["moving"].assign_add((1 - chosen.normalization_momentum) * (batch - vectors["moving"]))
+        if self._moving:
+            batch = tf.concat([statistics[path] for path, _ in self._moving], 0)
+            vectors["moving"].assign_add((1 - chosen.normalization_momentum) * (batch - vectors["moving"]))
         number = tf.cast(step, tf.float32)
         # The first averages reach back a few steps only, or they would remember the untrained weights for long.
         decay = tf.minimum(chosen.average_decay, (1 + number) / (10 + number))

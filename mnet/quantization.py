@@ -1,33 +1,35 @@
-"""Float Keras model in, one int8 .tflite out: post-training quantization.
-
-The file is a standard one: int8 input and output, int8 weights with one scale per output channel (one per tensor for
-fully connected layers, which older runtimes need), int32 bias. The same input gives the same bytes in every process.
-"""
+"""Float Keras model in, one int8 .tflite out: as the converter makes it, with better ranges, or trained on in int8."""
 
 import hashlib
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from mnet.architecture import quiet
-from mnet.datasets import Images, Labels, balanced_choice
-from mnet.errors import MnetError, ModelError
+from mnet.calibration import Calibration, Float32Array, Grid
+from mnet.conversion import convert, ends
+from mnet.datasets import Dataset, Images, Split, balanced_choice
+from mnet.errors import MnetError
+from mnet.fake_quantization import baked_model, logits_of
+from mnet.fidelity import Fidelity, fidelity, int8_logits
+from mnet.improvement import Folded, Improvements, folded_network, improve
 from mnet.labels import with_labels
+from mnet.progress import Progress
+from mnet.qat import QuantizedTraining, forget, qat_recipe, train_quantized
 from mnet.recipes import Normalization
-from mnet.runs import write_atomically
-from mnet.sources import load
+from mnet.runs import EpochRow, plain, write_atomically
 from mnet.trained import load_keras, locate, normalization_of
-from mnet.training_task import TrainingOptions, load_split
+from mnet.training import keep_memory, set_threads
+from mnet.training_task import Task, TrainingOptions, check_fit, load_split
+
+_FIDELITY_IMAGES = 1_000
 
 
 @dataclass(frozen=True)
 class QuantizationOptions:
-    """What to quantize and by which images."""
+    """What to quantize, by which images, and how."""
 
     model: Path  # the folder of a finished training, or a .keras file
     out: Path  # the .tflite
@@ -35,6 +37,27 @@ class QuantizationOptions:
     normalization: Normalization | None = None  # of the input; None takes what run.json beside the model says
     images: int = 500  # to calibrate by
     seed: int = 0  # chooses them
+    calibration: Calibration | None = None  # None leaves the ranges to the converter: all that the images give
+    equalize: bool = False
+    bias_correction: bool = False
+    improve: bool = False  # the three together
+    qat: bool = False  # train on from there; from all three, unless some are chosen
+    epochs: int | None = None  # of that; None takes the recipe's
+    threads: int | None = None  # of TensorFlow; None leaves the choice to it
+    resume: bool = False  # go on with the unfinished training in `out`.partial
+
+    @property
+    def method(self) -> str:
+        """What this is, in a word."""
+        improved = self.improve or self.calibration is not None or self.equalize or self.bias_correction
+        return "QAT" if self.qat else "PTQ+" if improved else "PTQ"
+
+    def improvements(self, *, linear_depthwise: bool) -> Improvements:
+        """Return what is done before, or instead of, training; all of it moves nothing where nothing can move."""
+        chosen = self.calibration is not None or self.equalize or self.bias_correction
+        if self.improve or (self.qat and not chosen):
+            return Improvements(self.calibration or Calibration.MSE, linear_depthwise, True)
+        return Improvements(self.calibration or Calibration.MINMAX, self.equalize, self.bias_correction)
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,7 @@ class QuantizationResult:
     """What was written."""
 
     path: Path
+    method: str
     sha256: str
     file_bytes: int
     calibration_images: int
@@ -49,124 +73,184 @@ class QuantizationResult:
     input_zero_point: int
     output_scale: float
     output_zero_point: int
+    near_float: Fidelity | None = None  # to the trained network; not looked at after plain PTQ
+    near_fake_quantized: Fidelity | None = None  # to the same in float, with rounded weights and activations
+    history: tuple[EpochRow, ...] = ()  # of QAT; its validation accuracies are those of int8 files
 
 
-def quantize(options: QuantizationOptions) -> QuantizationResult:
+@dataclass(frozen=True, eq=False)
+class _Material:
+    """A model and its images."""
+
+    path: Path
+    run: dict[str, Any] | None
+    model: Any
+    normalization: Normalization
+    dataset: Dataset
+    split: Split
+    calibration: Images  # some of the split's training images
+
+    def real(self, x: Images) -> Float32Array:
+        """Return normalized images."""
+        offset, scale = np.float32(128 + self.normalization.zero_point), np.float32(self.normalization.scale)
+        return (x.astype(np.float32) - offset) * scale
+
+
+@dataclass(frozen=True)
+class _Made:
+    content: bytes
+    near_float: Fidelity | None = None
+    near_fake_quantized: Fidelity | None = None
+    history: tuple[EpochRow, ...] = ()
+
+
+def quantize(options: QuantizationOptions, report: Callable[[Progress], None] | None = None) -> QuantizationResult:
     """Quantize a model and write the .tflite file.
 
     Calibrates with training images only: the test part of the data is not touched. One more image with a black and a
     white pixel makes the input range exact, so that the int8 input is byte - 128; this is checked on the result.
 
+    Args:
+        options: what, and how.
+        report: called after each step of quantization-aware training.
+
     Raises:
         DataError: the data set is missing or damaged.
-        ModelError: the model is damaged, or the converter refuses it.
-        MnetError: what is needed to calibrate is not known.
+        ModelError: the model is damaged, the converter refuses it, or it is no MobileNet where it must be one.
+        MnetError: what is needed to calibrate is not known, or options do not fit together.
     """
-    path, run = locate(options.model)
-    if options.images < 1:
-        raise MnetError(f"{options.images} images are too few to calibrate by; at least 1.")
-    normalization = options.normalization or normalization_of(options.model, run)
-    if options.out.suffix != ".tflite":
-        raise MnetError(f"{options.out}: the quantized model is a .tflite file; give it that suffix.")
-    model = load_keras(path)
-    _, height, width, channels = model.input_shape
-    x, y = _calibration_data(options, run, (height, width), channels)
-    chosen = balanced_choice(y, min(options.images, len(y)), options.seed)
-    content = convert(model, x[chosen], normalization, name=str(path))
-    names = tuple(map(str, run["data"].get("class_names", ()))) if run else ()
-    if len(names) == model.output_shape[-1]:
-        content = with_labels(content, names)
+    _check_options(options)
+    material = _material(options)
     try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(options.out, content)
+        return _written(options, material, _make(options, material, report))
     except OSError as error:
-        raise MnetError(f"{options.out} cannot be written: {error.strerror}.") from error
-    (input_scale, input_zero), (output_scale, output_zero) = _ends(content)
+        raise MnetError(f"{options.out} cannot be written: {error.strerror or error}.") from error
+
+
+def _make(options: QuantizationOptions, material: _Material, report: Callable[[Progress], None] | None) -> _Made:
+    if options.method == "PTQ":
+        made = _Made(convert(material.model, material.calibration, material.normalization, name=str(material.path)))
+    else:
+        made = _improved(options, material, report)
+    names = tuple(map(str, material.run["data"].get("class_names", ()))) if material.run else ()
+    if len(names) == material.model.output_shape[-1]:
+        made = replace(made, content=with_labels(made.content, names))
+    return made
+
+
+def _written(options: QuantizationOptions, material: _Material, made: _Made) -> QuantizationResult:
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out, made.content)
+    if options.qat:
+        forget(options.out)
+    (input_scale, input_zero), (output_scale, output_zero) = ends(made.content)
     return QuantizationResult(
         path=options.out,
-        sha256=hashlib.sha256(content).hexdigest(),
-        file_bytes=len(content),
-        calibration_images=len(chosen),
+        method=options.method,
+        sha256=hashlib.sha256(made.content).hexdigest(),
+        file_bytes=len(made.content),
+        calibration_images=len(material.calibration),
         input_scale=input_scale,
         input_zero_point=input_zero,
         output_scale=output_scale,
         output_zero_point=output_zero,
+        near_float=made.near_float,
+        near_fake_quantized=made.near_fake_quantized,
+        history=made.history,
     )
 
 
-def convert(model: Any, x: Images, normalization: Normalization, name: str) -> bytes:
-    """Return the .tflite file of a Keras model.
-
-    Args:
-        model: a Keras model of one image input.
-        x: [images, height, width, channels], to calibrate by.
-        normalization: how bytes become the model's real input.
-        name: of the model, for messages.
-
-    Raises:
-        ModelError: the converter refuses the model, or the input is not byte - 128.
-    """
-    import tensorflow as tf
-
-    def representative() -> Iterator[list[npt.NDArray[np.float32]]]:
-        extremes = x[:1].copy()
-        extremes.reshape(-1)[:2] = 0, 255
-        for image in (extremes, *(x[i : i + 1] for i in range(len(x)))):
-            real = (image.astype(np.float32) - (128 + normalization.zero_point)) * normalization.scale
-            yield [real.astype(np.float32)]
-
-    signature = [tf.TensorSpec([1, *model.input_shape[1:]], tf.float32, name="image")]
-    try:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
-            # One way of export only: others give other tensor names, and so other bytes.
-            model.export(folder, format="tf_saved_model", input_signature=signature, verbose=False)
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = representative
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = tf.int8
-            converter.inference_output_type = tf.int8
-            converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-            content = bytes(converter.convert())
-    except Exception as error:  # the converter raises bare and private kinds
-        reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), repr(error))
-        raise ModelError(f"{name} cannot be quantized; TensorFlow's converter says: {reason.rstrip('.')}.") from error
-    (scale, zero_point), _ = _ends(content)
-    if np.float32(scale) != np.float32(normalization.scale) or zero_point != normalization.zero_point:
-        raise ModelError(
-            f"{name}: the quantized input has scale {scale}, zero_point {zero_point}; expected "
-            f"{np.float32(normalization.scale)}, {normalization.zero_point} for {normalization.value}."
-        )
-    return content
+def _check_options(options: QuantizationOptions) -> None:
+    if options.images < 1:
+        raise MnetError(f"{options.images} images are too few to calibrate by; at least 1.")
+    if options.out.suffix != ".tflite":
+        raise MnetError(f"{options.out}: the quantized model is a .tflite file; give it that suffix.")
+    if options.epochs is not None and options.epochs < 1:
+        raise MnetError(f"--epochs {options.epochs} trains nothing; at least 1.")
+    if not options.qat and (options.epochs is not None or options.resume):
+        raise MnetError("--epochs and --resume belong to --qat; without it nothing is trained.")
 
 
-def _ends(content: bytes) -> list[tuple[float, int]]:
-    """Return scale and zero_point of the input and of the output of a file that the converter wrote."""
-    from tflite.Model import Model
+def _material(options: QuantizationOptions) -> _Material:
+    path, run = locate(options.model)
+    normalization = options.normalization or normalization_of(options.model, run)
+    set_threads(options.threads)
+    keep_memory()
+    model = load_keras(path)
+    _, height, width, channels = model.input_shape
+    dataset, split = _training_images(options, run, (height, width), channels)
+    chosen = balanced_choice(split.y_train, min(options.images, len(split.y_train)), options.seed)
+    return _Material(path, run, model, normalization, dataset, split, split.x_train[chosen])
 
-    graph = Model.GetRootAs(content).Subgraphs(0)
-    parameters = [graph.Tensors(index).Quantization() for index in (graph.Inputs(0), graph.Outputs(0))]
-    return [(float(each.Scale(0)), int(each.ZeroPoint(0))) for each in parameters]
 
-
-def _calibration_data(
+def _training_images(
     options: QuantizationOptions, run: dict[str, Any] | None, size: tuple[int, int], channels: int
-) -> tuple[Images, Labels]:
+) -> tuple[Dataset, Split]:
+    """Return the images that the run was trained on and chosen by; of --data all, unless --qat needs some to choose."""
     if options.data is not None:
-        dataset = load(options.data, size=size, channels=channels)
-        return dataset.x_train, dataset.y_train
-    if run is None:
-        raise MnetError(f"{options.model} has no run.json beside it: say which --data to calibrate by.")
-    values = run["options"]
-    _, split = load_split(
-        TrainingOptions(
+        wanted = TrainingOptions(options.data, options.out, validation_images=None if options.qat else 0)
+    elif run is not None:
+        values = run["options"]
+        wanted = TrainingOptions(
             data=values["data"],
             out=options.out,
-            size=size,
-            channels=channels,
             seed=values["seed"],
             train_images=values["train_images"],
             validation_images=values["validation_images"],
         )
+    else:
+        raise MnetError(f"{options.model} has no run.json beside it: say which --data to calibrate by.")
+    return load_split(replace(wanted, size=size, channels=channels))
+
+
+def _improved(options: QuantizationOptions, material: _Material, report: Callable[[Progress], None] | None) -> _Made:
+    """Return a file whose weights and grids are made here; the converter only writes them down."""
+    x = material.real(material.calibration)
+    without = "--qat" if options.qat else "--improve, --calibration, --equalize or --bias-correction"
+    folded = folded_network(material.path, material.run, material.model, x[:20], without)
+    architecture = folded.architecture
+    if options.equalize and not architecture.linear_depthwise:
+        raise MnetError(
+            f"{options.model}: a ReLU6 follows each depthwise, so no channel can be scaled without another result; "
+            "quantize without --equalize."
+        )
+    how = options.improvements(linear_depthwise=architecture.linear_depthwise)
+    weights, grids = improve(folded, x, material.normalization, how)
+    history: list[EpochRow] = []
+    if options.qat:
+        training = _training(options, material, replace(folded, weights=weights), grids, how)
+        weights, history = train_quantized(training, report)
+    content = convert(
+        baked_model(architecture, weights, grids), material.calibration, material.normalization, str(material.path)
     )
-    return split.x_train, split.y_train
+    kept = material.split.x_validation if len(material.split.x_validation) else material.split.x_train
+    logits, tensor = int8_logits(content, kept[:_FIDELITY_IMAGES], str(options.out))
+    real = material.real(kept[:_FIDELITY_IMAGES])
+    return _Made(
+        content,
+        fidelity(logits, tensor, logits_of(architecture, folded.weights, None, real)),
+        fidelity(logits, tensor, logits_of(architecture, weights, grids, real)),
+        tuple(history),
+    )
+
+
+def _training(
+    options: QuantizationOptions, material: _Material, start: Folded, grids: Mapping[str, Grid], how: Improvements
+) -> QuantizedTraining:
+    assert material.run is not None  # folded_network has used it
+    chosen = qat_recipe(material.run["recipe"], options.epochs, material.normalization)
+    check_fit(start.architecture, material.dataset, material.split, chosen)
+    wanted = TrainingOptions(
+        options.data or material.run["options"]["data"], options.out, seed=options.seed, resume=options.resume
+    )
+    return QuantizedTraining(
+        Task(wanted, chosen, start.architecture, material.dataset, material.split, source=None),
+        start.weights,
+        grids,
+        material.calibration,
+        {
+            "model": hashlib.sha256(material.path.read_bytes()).hexdigest(),
+            "improvements": plain(how),
+            "calibration images": options.images,
+        },
+    )

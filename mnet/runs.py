@@ -119,6 +119,7 @@ def model_card(run: dict[str, Any]) -> str:
         **_by_class(run),
         "parameters": f"{run['parameters']:,}, of which trained {run['trainable_parameters']:,}",
         "multiply-adds": f"{run['multiply_adds']:,}",
+        **({"budget, planned before training": run["fit"]["words"]} if run.get("fit") else {}),
         "data": f"{data['description']}, {data['train_images']:,} training images",
         "licence of the data": data["licence"],
         **_start(run),
@@ -246,11 +247,9 @@ def plain(value: Any) -> Any:
 
 def check_folders(out: Path, *, resume: bool, overwrite: bool) -> Path:
     """Return the folder to work in, or raise MnetError when something is in the way."""
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_folder(out)
     if resume:
-        if not partial.is_dir():
-            state = "is finished" if (out / RUN_FILE).is_file() else "does not exist"
-            raise MnetError(f"there is no unfinished training in {partial} to resume: {out} {state}.")
+        check_partial(partial, out, resume=True)
         return partial
     if overwrite:
         if out.exists() and not (out / RUN_FILE).is_file():
@@ -258,9 +257,22 @@ def check_folders(out: Path, *, resume: bool, overwrite: bool) -> Path:
         return partial
     if out.exists():
         raise MnetError(f"{out} exists already; choose another --out or delete it.")
-    if partial.exists():
-        raise MnetError(f"{partial} holds an unfinished training; go on with --resume, or delete it.")
+    check_partial(partial, out, resume=False)
     return partial
+
+
+def partial_folder(out: Path) -> Path:
+    """Return where a training works until `out`, a folder or a file, is there."""
+    return out.with_name(out.name + ".partial")
+
+
+def check_partial(partial: Path, out: Path, *, resume: bool) -> None:
+    """Raise MnetError unless an unfinished training is there exactly when one is to be resumed."""
+    if resume and not partial.is_dir():
+        state = "is finished" if out.is_file() or (out / RUN_FILE).is_file() else "does not exist"
+        raise MnetError(f"there is no unfinished training in {partial} to resume: {out} {state}.")
+    if not resume and partial.exists():
+        raise MnetError(f"{partial} holds an unfinished training; go on with --resume, or delete it.")
 
 
 def move_into_place(partial: Path, out: Path, *, overwrite: bool) -> None:

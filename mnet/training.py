@@ -93,8 +93,8 @@ def train(
     if say is not None:
         for remark in dataset.remarks:
             say(remark)
-    _set_threads(options.threads)
-    _keep_memory()
+    set_threads(options.threads)
+    keep_memory()
     keras = import_keras()
     keras.utils.set_random_seed(options.seed)
     model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def train(
         if options.resume:
             history = read_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors)
         while not _is_over(chosen, task.steps, history):
-            row = _train_epoch(state, task, tuple(history), report)
+            row = train_epoch(state, task, tuple(history), report)
             history.append(row)
             write_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors, history)
             write_atomically(partial / HISTORY_FILE, history_csv(history).encode())
@@ -141,12 +141,13 @@ def train(
     )
 
 
-def _train_epoch(
+def train_epoch(
     state: TrainingState,
     task: Task,
     history: tuple[EpochRow, ...],
     report: Callable[[Progress], None] | None,
 ) -> EpochRow:
+    """Take the steps of the epoch after `history`, and return how it went."""
     split, chosen, seed, steps = task.split, task.recipe, task.options.seed, task.steps
     epoch, began = len(history) + 1, time.monotonic()
     before = _seconds(history)
@@ -190,7 +191,8 @@ def _seconds(history: Sequence[EpochRow]) -> float:
     return sum(row.seconds for row in history)
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
+    """Make TensorFlow use so many threads; None leaves the choice to it."""
     if threads is None:
         return
     if threads < 1:
@@ -203,7 +205,7 @@ def _set_threads(threads: int | None) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let malloc keep large blocks instead of handing each back to the system: 4 % faster steps (glibc only)."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -252,6 +254,7 @@ def _run_values(task: Task, history: list[EpochRow], tested: Evaluation) -> dict
         "parameters": total.parameters,
         "trainable_parameters": total.trainable,
         "multiply_adds": total.multiply_adds,
+        "fit": plain(task.options.fit) | {"words": str(task.options.fit)} if task.options.fit else None,
         "epochs": len(history),
         "validation_accuracy": None if math.isnan(v := history[-1].validation_accuracy) else v,
         "test_accuracy": tested.fraction,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mnet.architecture import Architecture, Head, Shape, check_architecture, mobilenet
+from mnet.budget import Fit
 from mnet.datasets import Dataset, Split, balanced_choice, validation_split
 from mnet.errors import MnetError
 from mnet.recipes import NesterovSgd, Recipe, recipe
@@ -32,6 +33,7 @@ class TrainingOptions:
     head: Head = Head.SOFTMAX
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
     source: str | None = None  # a trained network to start from, which fixes all of those: see `mnet.transfer`
+    fit: Fit | None = None  # why this shape and size: the budget that they keep; it is only recorded
     recipe: str = "default"
     epochs: int | None = None
     minutes: float | None = None  # in place of epochs: end then, whatever else the machine does
@@ -66,6 +68,8 @@ def command(options: TrainingOptions) -> str:
         words.append(f"--head {options.head.value}")
     if options.source is not None:
         words.append(f"--from {options.source}")
+    if options.fit is not None:
+        words.append(str(options.fit.budget))
     words.append(f"--recipe {options.recipe}")
     for flag, value in (
         ("--epochs", options.epochs),
@@ -123,7 +127,7 @@ def task_of(options: TrainingOptions) -> Task:
     chosen = fitted(chosen, len(split.x_train), fixed_epochs=options.epochs is not None)
     architecture = options.architecture or _architecture(options, chosen, dataset, source)
     check_architecture(architecture)
-    _check_fit(architecture, dataset, split, chosen)
+    check_fit(architecture, dataset, split, chosen)
     return Task(options, chosen, architecture, dataset, split, source)
 
 
@@ -187,7 +191,8 @@ def _architecture(
     )
 
 
-def _check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen: Recipe) -> None:
+def check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen: Recipe) -> None:
+    """Raise MnetError unless network, images and recipe go together."""
     if architecture.classes != len(dataset.class_names):
         raise MnetError(f"{architecture.name} has {architecture.classes} classes, {dataset}.")
     if len(split.x_train) < _SMALLEST_BATCH:

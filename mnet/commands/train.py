@@ -1,18 +1,25 @@
-"""`mnet train` and `mnet quantize`: run, and say what came out and what comes next."""
+"""`mnet train`: run, and say what came out and what comes next."""
 
 import sys
 from dataclasses import asdict
 
-from mnet import quantization, training
+from mnet import training
+from mnet.budget import Budget
 from mnet.commands.console import is_quiet, print_json
+from mnet.commands.search import within
+from mnet.errors import MnetError
 from mnet.progress import progress_bar
-from mnet.quantization import QuantizationOptions
 from mnet.runs import read_run
 from mnet.training_task import TrainingOptions
 
 
-def train(options: TrainingOptions, json_file: str | None) -> None:
-    """Train and print where the run is and how good it is."""
+def train(options: TrainingOptions, budget: Budget | None, json_file: str | None) -> None:
+    """Train and print where the run is and how good it is; with a budget, choose the network first."""
+    if budget is not None:
+        if options.source is not None:
+            raise MnetError(f"{budget} chooses a network, --from {options.source} brings one: leave one of them out.")
+        options = within(options, budget)
+        print(f"{options.shape} at {'x'.join(map(str, options.size or ()))}: {options.fit}", file=sys.stderr)
     if is_quiet():
         result = training.train(options, say=_say)
     else:
@@ -28,20 +35,10 @@ def train(options: TrainingOptions, json_file: str | None) -> None:
     print(f"{result.model}: {result.test_accuracy:.2%}{balanced} of the test images of {result.description}, float")
     print(f"trained {len(result.history)} epochs in {result.seconds:,.0f} s; {result.folder}/README.md describes it")
     print(f"next: mnet quantize {result.folder} -o {result.folder.name}.tflite")
+    if options.fit is not None:
+        name = result.folder.name
+        print(f"then: mnet codegen {name}.tflite {options.fit.codegen_options} -o {name}-c")
 
 
 def _say(remark: str) -> None:
     print(remark, file=sys.stderr, flush=True)
-
-
-def quantize(options: QuantizationOptions, json_file: str | None) -> None:
-    """Quantize and print what was written."""
-    result = quantization.quantize(options)
-    if json_file:
-        print_json(asdict(result) | {"path": str(result.path)}, json_file)
-        return
-    print(f"{result.path}: {result.file_bytes:,} B, calibrated by {result.calibration_images} training images")
-    print(f"input  scale {result.input_scale:.9g}, zero_point {result.input_zero_point} (int8 = byte - 128)")
-    print(f"output scale {result.output_scale:.9g}, zero_point {result.output_zero_point}")
-    print(f"sha256 {result.sha256}")
-    print(f"next: mnet codegen {result.path} --target cortex-m4 -o {result.path.stem}")
