@@ -220,7 +220,7 @@ def doctor(json_file: str | None) -> None:
     default="sample",
     show_default=True,
     metavar="D",
-    help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
+    help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder of pictures CLASS/*.jpg, or an .npz file.",
 )
 @click.option(
     "--from", "source", metavar="RUN|MODEL.keras", help="Start from this trained network: its shape and its weights."
@@ -250,9 +250,7 @@ def doctor(json_file: str | None) -> None:
 @_budget_options
 @click.option(
     "--recipe",
-    default="default",
-    show_default=True,
-    help="tiny, small, large, default, sample or seed; see mnet/recipes.py.",
+    help="tiny, small, large, default, sample, seed or transfer (with --from); see mnet/recipes.py.",
 )
 @click.option("--epochs", type=int, help="By default what the recipe says.")
 @click.option("--minutes", type=float, help="In place of epochs: end then, however busy the machine is.")
@@ -290,6 +288,7 @@ def train(
     from mnet.training_task import TrainingOptions
 
     values["shape"] = shape_of(blocks, linear_depthwise=depthwise == "linear") if blocks else None
+    values["recipe"] = values["recipe"] or ("transfer" if values["source"] else "default")
     values["out"] = values["out"] or runs_folder() / f"{Path(values['data']).stem}-{values['recipe']}"
     values["stem_stride"] = int(stem_stride) if stem_stride else None
     train(TrainingOptions(head=Head(head), **values), budget, prune, json_file)

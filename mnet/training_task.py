@@ -10,12 +10,14 @@ from mnet.budget import Fit
 from mnet.datasets import Dataset, Split, balanced_choice, validation_split
 from mnet.errors import MnetError
 from mnet.pruning import narrower
-from mnet.recipes import Recipe, recipe
+from mnet.recipes import NesterovSgd, Recipe, recipe
 from mnet.runs import plain
 from mnet.sources import load
 from mnet.transfer import Source, find_source
 
 _LARGEST_VALIDATION = 5_000
+_SMALLEST_BATCH = 2  # images: BatchNormalization needs others to compare with
+_FEWEST_EPOCHS = 10  # where a recipe counts in images
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def task_of(options: TrainingOptions) -> Task:
     if source is not None:
         chosen = replace(chosen, normalization=source.normalization)
     dataset, split = load_split(options if source is None else _fed_as(source, options))
+    chosen = fitted(chosen, len(split.x_train), fixed_epochs=options.epochs is not None)
     architecture = options.architecture or _architecture(options, chosen, dataset, source)
     check_architecture(architecture)
     check_fit(architecture, dataset, split, chosen)
@@ -198,10 +201,10 @@ def check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen
     """Raise MnetError unless network, images and recipe go together."""
     if architecture.classes != len(dataset.class_names):
         raise MnetError(f"{architecture.name} has {architecture.classes} classes, {dataset}.")
-    if len(split.x_train) < chosen.batch:
+    if len(split.x_train) < _SMALLEST_BATCH:
         raise MnetError(
-            f"{dataset.description}: {len(split.x_train)} training images make no batch of {chosen.batch}; "
-            "keep back fewer for validation or use more data."
+            f"{dataset.description}: {len(split.x_train)} training images are too few; keep back fewer for validation "
+            "or use more data."
         )
     side = min(architecture.height, architecture.width)
     if chosen.augmentation.crop_padding >= side:
@@ -209,6 +212,21 @@ def check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen
             f"images of {architecture.height}x{architecture.width} are too small for recipe {chosen.name}, which "
             f"moves them by {chosen.augmentation.crop_padding} pixels."
         )
+
+
+def fitted(chosen: Recipe, images: int, *, fixed_epochs: bool) -> Recipe:
+    """Return the recipe for so many training images: fewer epochs of many, smaller batches of few.
+
+    The rate of SGD goes with the batch. Source: Goyal et al. 2017, the linear scaling rule.
+    """
+    if chosen.images is not None and not fixed_epochs:
+        chosen = replace(chosen, epochs=min(chosen.epochs, max(_FEWEST_EPOCHS, chosen.images // max(images, 1))))
+    if _SMALLEST_BATCH <= images < chosen.batch:
+        optimizer = chosen.optimizer
+        if isinstance(optimizer, NesterovSgd):
+            optimizer = replace(optimizer, learning_rate=optimizer.learning_rate * images / chosen.batch)
+        chosen = replace(chosen, batch=images, optimizer=optimizer)
+    return chosen
 
 
 def _with_length(chosen: Recipe, epochs: int | None, minutes: float | None) -> Recipe:

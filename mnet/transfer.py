@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mnet.architecture import Architecture, Block, Head
+from mnet.architecture import HEAD_LAYER, Architecture, Block, Head
 from mnet.errors import MnetError, ModelError
 from mnet.pruning import Weights, narrowed, shape_of_network
 from mnet.recipes import Normalization
 from mnet.trained import load_keras, locate, normalization_of
-
-_HEAD = "conv_preds/"  # the layer whose last axis is the classes
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def start_from(
     kept = [(new, source.class_names.index(name)) for new, name in enumerate(class_names) if name in source.class_names]
     into, out_of = [new for new, _ in kept], [old for _, old in kept]
     for variable in model.variables:
-        is_head = variable.path.startswith(_HEAD)
+        is_head = variable.path.startswith(f"{HEAD_LAYER}/")
         if not is_head and "seed_generator" in variable.path:  # of the dropout: no weight
             continue
         old = theirs.get(variable.path)

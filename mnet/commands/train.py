@@ -22,17 +22,24 @@ def train(options: TrainingOptions, budget: Budget | None, keep: float | None, j
         size = f" at {options.size[0]}x{options.size[1]}" if options.size else ""
         print(f"{options.shape}{size}: {options.fit}", file=sys.stderr)
     if is_quiet():
-        result = training.train(options)
+        result = training.train(options, say=_say)
     else:
         with progress_bar() as report:
-            result = training.train(options, report)
+            result = training.train(options, report, _say)
     if json_file:
         run = read_run(result.folder)
         print_json(run | {"folder": str(result.folder), "history": [asdict(row) for row in result.history]}, json_file)
         return
-    print(f"{result.model}: {result.test_accuracy:.2%} of the test images of {result.description}, float")
+    balanced = ""
+    if f"{result.balanced_accuracy:.2%}" != f"{result.test_accuracy:.2%}":
+        balanced = f" ({result.balanced_accuracy:.2%} where each class counts as much as any other)"
+    print(f"{result.model}: {result.test_accuracy:.2%}{balanced} of the test images of {result.description}, float")
     print(f"trained {len(result.history)} epochs in {result.seconds:,.0f} s; {result.folder}/README.md describes it")
     print(f"next: mnet quantize {result.folder} -o {result.folder.name}.tflite")
     if options.fit is not None:
         name = result.folder.name
         print(f"then: mnet codegen {name}.tflite {options.fit.codegen_options} -o {name}-c")
+
+
+def _say(remark: str) -> None:
+    print(remark, file=sys.stderr, flush=True)
