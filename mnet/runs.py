@@ -116,13 +116,14 @@ def model_card(run: dict[str, Any]) -> str:
         f"accuracy, {data['validation_images']:,} validation images": (
             "none kept back" if validation is None else f"{validation:.2%}"
         ),
+        **_by_class(run),
         "parameters": f"{run['parameters']:,}, of which trained {run['trainable_parameters']:,}",
         "multiply-adds": f"{run['multiply_adds']:,}",
         **({"budget, planned before training": run["fit"]["words"]} if run.get("fit") else {}),
         "data": f"{data['description']}, {data['train_images']:,} training images",
         "licence of the data": data["licence"],
         **_start(run),
-        "classes": ", ".join(data["class_names"]),
+        "classes": ", ".join(_classes(data)),
         "input": f"{chosen['normalization']} of each byte x; as int8: byte - 128",
         "output": "probabilities" if net["head"] == "softmax" else "logits; the largest is the answer",
         "network": f"MobileNet V1: stem {net['stem_width']} stride {net['stem_stride']}; "
@@ -153,6 +154,24 @@ def model_card(run: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _classes(data: dict[str, Any]) -> list[str]:
+    """Return the names of the classes, each with its images where they are not equally many."""
+    counts = data["images_of_class"]
+    if len(set(counts)) == 1:
+        return list(data["class_names"])
+    return [f"{name} ({count:,})" for name, count in zip(data["class_names"], counts, strict=True)]
+
+
+def _by_class(run: dict[str, Any]) -> dict[str, str]:
+    """Return the rows of the card on classes of which some have more images than others, and what is left out."""
+    rows = {}
+    if len(set(run["data"]["images_of_class"])) > 1:
+        rows["the same, each class counting as much"] = f"{run['balanced_test_accuracy']:.2%}"
+    for number, remark in enumerate(run["data"]["remarks"], 1):
+        rows[f"remark {number} on the data"] = remark
+    return rows
 
 
 def _start(run: dict[str, Any]) -> dict[str, str]:
