@@ -19,6 +19,7 @@ from mnet.recipes import Normalization
 
 Float32Array = npt.NDArray[np.float32]
 LARGEST_WEIGHT = 127  # of an int8 kernel; -128 is not used, so that 0 lies in the middle
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # what is below is 0 to a processor as TensorFlow sets it
 _PERCENTILE = 99.99
 _BINS = 2048
 _SHRINKS = np.linspace(0.3, 1.0, 36)  # of the range that was seen
@@ -84,8 +85,7 @@ def weight_scales(kernel: Float32Array, kind: Kind) -> Float32Array:
     """
     axes = (0, 1) if kind is Kind.DEPTHWISE else (0, 1, 2)
     scales = np.abs(kernel).max(axis=axes, keepdims=True) / np.float32(LARGEST_WEIGHT)
-    smallest = np.finfo(np.float32).tiny  # below it some processors, as TensorFlow sets them, take 0
-    return np.where(scales >= smallest, scales, np.float32(1)).astype(np.float32)
+    return np.where(scales >= SMALLEST_SCALE, scales, np.float32(1)).astype(np.float32)
 
 
 def rounded_weights(architecture: Architecture, weights: Weights) -> Weights:

@@ -126,6 +126,7 @@ def quantize(options: QuantizationOptions, report: Callable[[Progress], None] | 
     """
     _check_options(options)
     material = _material(options)
+    options = options.decided(is_ours=material.run is not None)
     try:
         return _written(options, material, _make(options, material, report))
     except OSError as error:
