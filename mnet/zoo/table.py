@@ -84,16 +84,17 @@ _INDEX = """# The zoo: models trained here, ready to use
 {table}
 
 float and int8 are accuracies on all test images (10,000 each), int8 by LiteRT's reference kernels. Cycles, flash (code
-and weights) and RAM are those of `mnet profile zoo:NAME OPTIONS`, {compiler}, with these OPTIONS:
+and weights) and RAM are those of `mnet profile zoo:NAME OPTIONS`
+({compiler}), with these OPTIONS:
 {options}.
 The last column has `--target cortex-m0plus --input rows --optimize ram`. CIFAR-10 (JPEG) is a JPEG copy of CIFAR-10; on
 the first 1,017 test images with their original pixels the models reach, float / int8: {originals}.
 
 ```
-mnet zoo                                             # this table
-mnet zoo {name}                               # one model's card
-mnet codegen {first} --target cortex-m4 -o net   # wherever a MODEL.tflite is asked for
-mnet train --data my_photos --from {first}       # goes on with pictures of your own
+mnet zoo                # this table
+mnet zoo {name}         # one model's card
+mnet codegen {first} --target cortex-m4 -o net     # wherever a MODEL.tflite is asked for
+mnet train --data my_photos --from {first}         # goes on with pictures of your own
 ```
 
 Each folder holds the int8 model, the float model (`model.keras`) to train on from, `run.json` (every setting),
