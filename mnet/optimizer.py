@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mnet import network
 from mnet.architecture import HEAD_LAYER, Architecture
 from mnet.datasets import Images, Labels, batches
+from mnet.pruning import is_sparse
 from mnet.recipes import Nadam, NesterovSgd, Optimizer, Recipe
 
 _EVALUATION_BATCH = 500
@@ -41,9 +42,17 @@ class TrainingState:
     """Weights, optimizer slots, moving statistics and averages, each one vector; the compiled step."""
 
     def __init__(
-        self, model: Any, architecture: Architecture, chosen: Recipe, forward: Callable[..., Any] = network.forward
+        self,
+        model: Any,
+        architecture: Architecture,
+        chosen: Recipe,
+        forward: Callable[..., Any] = network.forward,
+        sparsity: float = 0.0,
     ) -> None:
-        """Start from the weights of `model`; `forward` runs the network that they belong to."""
+        """Start from the weights of `model`; `forward` runs the network that they belong to.
+
+        With `sparsity`, that times |scale| is added to the loss for scales that count: see `mnet.pruning`.
+        """
         import tensorflow as tf
 
         self._tf = tf
@@ -62,6 +71,9 @@ class TrainingState:
         moving = np.concatenate([nothing, *(start[path].ravel() for path, _ in self._moving)])
         self._decays = np.concatenate(
             [np.full(start[path].size, is_decayed(path), np.float32) for path, _ in self._trained]
+        )
+        self._sparsity = sparsity * np.concatenate(
+            [np.full(start[path].size, is_sparse(path, architecture), np.float32) for path, _ in self._trained]
         )
         shares = [1.0 if path.startswith(f"{HEAD_LAYER}/") else chosen.body_rate for path, _ in self._trained]
         self._shares = np.concatenate(  # of the learning rate
@@ -150,6 +162,8 @@ class TrainingState:
     def _update(self, gradient: Any, rate: Any, number: Any) -> None:
         tf, vectors = self._tf, self.vectors
         weights, first, second = vectors["weights"], vectors["slot_1"], vectors["slot_2"]
+        if self._sparsity.any():  # the gradient of sparsity * |scale|
+            gradient = gradient + self._sparsity * tf.sign(weights)
         match self._recipe.optimizer:
             case NesterovSgd(momentum=momentum, weight_decay=weight_decay):
                 # Source: keras.optimizers.SGD(nesterov=True), with the decay as part of the gradient.

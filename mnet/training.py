@@ -99,8 +99,8 @@ def train(
     keras.utils.set_random_seed(options.seed)
     model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
     if task.source is not None:
-        start_from(task.source, model, dataset.class_names)
-    state = TrainingState(model, task.architecture, chosen)
+        start_from(task.source, model, dataset.class_names, task.architecture)
+    state = TrainingState(model, task.architecture, chosen, sparsity=options.sparsity)
     history: list[EpochRow] = []
     identity = task.identity()
 
@@ -234,6 +234,7 @@ def _run_values(task: Task, history: list[EpochRow], tested: Evaluation) -> dict
             "channels": architecture.channels,
             "seed": options.seed,
             "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,
+            "sparsity": options.sparsity,
             "train_images": options.train_images,
             "validation_images": len(task.split.x_validation),
         },

@@ -9,6 +9,7 @@ from mnet.architecture import Architecture, Head, Shape, check_architecture, mob
 from mnet.budget import Fit
 from mnet.datasets import Dataset, Split, balanced_choice, validation_split
 from mnet.errors import MnetError
+from mnet.pruning import narrower
 from mnet.recipes import NesterovSgd, Recipe, recipe
 from mnet.runs import plain
 from mnet.sources import load
@@ -32,11 +33,12 @@ class TrainingOptions:
     stem_stride: int | None = None
     head: Head = Head.SOFTMAX
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
-    source: str | None = None  # a trained network to start from, which fixes all of those: see `mnet.transfer`
+    source: str | None = None  # a trained network to start from, see `mnet.transfer`; `shape` then only narrows it
     fit: Fit | None = None  # why this shape and size: the budget that they keep; it is only recorded
     recipe: str = "default"
     epochs: int | None = None
     minutes: float | None = None  # in place of epochs: end then, whatever else the machine does
+    sparsity: float = 0.0  # how strongly the scales of channels are drawn to 0, see `mnet.pruning`
     seed: int = 0
     threads: int | None = None  # of TensorFlow; None leaves the choice to it
     train_images: int | None = None  # use only so many, the same number of each class
@@ -74,6 +76,7 @@ def command(options: TrainingOptions) -> str:
     for flag, value in (
         ("--epochs", options.epochs),
         ("--minutes", options.minutes),
+        ("--sparsity", options.sparsity or None),
         ("--seed", options.seed or None),
         ("--threads", options.threads),
         ("--train-images", options.train_images),
@@ -102,7 +105,8 @@ class Task:
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a resumed run to be the same run."""
-        started = {} if self.source is None else {"source": self.source.sha256}
+        started: dict[str, Any] = {} if self.source is None else {"source": self.source.sha256}
+        started |= {"sparsity": self.options.sparsity} if self.options.sparsity else {}
         return started | {
             "architecture": plain(self.architecture),
             "recipe": plain(self.recipe),
@@ -119,6 +123,8 @@ def task_of(options: TrainingOptions) -> Task:
         DataError: the data set is missing or damaged.
         MnetError: options that do not fit together.
     """
+    if not 0 <= options.sparsity < math.inf:
+        raise MnetError(f"--sparsity {options.sparsity:g} is no strength; 0 or more, such as 1e-4.")
     chosen = _with_length(recipe(options.recipe), options.epochs, options.minutes)
     source = _source(options)
     if source is not None:
@@ -155,7 +161,6 @@ def _source(options: TrainingOptions) -> Source | None:
         return None
     for flag, value in (
         ("--alpha", options.alpha),
-        ("--blocks", options.shape),
         ("--size", options.size),
         ("--channels", options.channels),
         ("--stem-stride", options.stem_stride),
@@ -177,7 +182,8 @@ def _architecture(
 ) -> Architecture:
     if source is not None:
         head = source.architecture.head if options.head is Head.SOFTMAX else options.head
-        return replace(source.architecture, classes=len(dataset.class_names), head=head)
+        net = replace(source.architecture, classes=len(dataset.class_names), head=head)
+        return net if options.shape is None else narrower(net, options.shape, source.name)
     height, width, channels = dataset.image_shape
     alpha = 1.0 if options.shape else chosen.alpha
     return mobilenet(

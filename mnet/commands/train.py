@@ -6,20 +6,21 @@ from dataclasses import asdict
 from mnet import training
 from mnet.budget import Budget
 from mnet.commands.console import is_quiet, print_json
-from mnet.commands.search import within
-from mnet.errors import MnetError
+from mnet.commands.search import pruned, within
 from mnet.progress import progress_bar
 from mnet.runs import read_run
 from mnet.training_task import TrainingOptions
 
 
-def train(options: TrainingOptions, budget: Budget | None, json_file: str | None) -> None:
+def train(options: TrainingOptions, budget: Budget | None, keep: float | None, json_file: str | None) -> None:
     """Train and print where the run is and how good it is; with a budget, choose the network first."""
+    if keep is not None:
+        options = pruned(options, keep)
+        print(f"{options.source} without its least channels: {options.shape}", file=sys.stderr)
     if budget is not None:
-        if options.source is not None:
-            raise MnetError(f"{budget} chooses a network, --from {options.source} brings one: leave one of them out.")
         options = within(options, budget)
-        print(f"{options.shape} at {'x'.join(map(str, options.size or ()))}: {options.fit}", file=sys.stderr)
+        size = f" at {options.size[0]}x{options.size[1]}" if options.size else ""
+        print(f"{options.shape}{size}: {options.fit}", file=sys.stderr)
     if is_quiet():
         result = training.train(options, say=_say)
     else:
