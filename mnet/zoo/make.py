@@ -28,10 +28,11 @@ from mnet.runs import CARD_FILE, CURVE_FILE, HISTORY_FILE, MODEL_FILE, RUN_FILE,
 from mnet.sources import load
 from mnet.tflite import read_model
 from mnet.zoo import FIGURES_FILE, Entry, OnBoard, Right, entry, entry_of, names
-from mnet.zoo.table import board_rows, index, markdown
+from mnet.zoo.table import board_rows, index, markdown, zoo_rows
 
 _FOLDER = Path(__file__).resolve().parent
 _SMALLEST = Options("cortex-m0plus", input_mode="rows", optimize="ram")
+_TABLE_BEGINS, _TABLE_ENDS = "<!-- zoo: written by python -m mnet.zoo.make -->", "<!-- end -->"
 _ORIGINALS = "cifar10-original-test1017.npz"
 
 
@@ -145,7 +146,14 @@ def _card(run: dict[str, Any], found: Entry) -> str:
 
 
 def _write_index() -> None:
-    write_text(_FOLDER / "README.md", index(tuple(entry(name) for name in names())))
+    """Write README.md of the zoo, and its table into README.md of the project."""
+    entries = tuple(entry(name) for name in names())
+    write_text(_FOLDER / "README.md", index(entries))
+    front = _FOLDER.parent.parent / "README.md"
+    before, _, rest = front.read_text().partition(_TABLE_BEGINS)
+    _, _, after = rest.partition(_TABLE_ENDS)
+    table = "\n".join(markdown(*zoo_rows(entries)))
+    write_text(front, f"{before}{_TABLE_BEGINS}\n{table}\n{_TABLE_ENDS}{after}")
 
 
 if __name__ == "__main__":
