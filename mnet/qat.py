@@ -1,4 +1,4 @@
-"""Quantization-aware training: a folded network trained on with int8 weights and activations, then baked into a file.
+"""Quantization-aware training: a folded network trained on with int8 weights and activations to answer as in float.
 
 The epochs are those of `mnet train`; after each, the network is converted and judged as the int8 file that it would
 become, by LiteRT on the validation images. A killed training goes on from the last epoch.
