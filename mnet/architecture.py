@@ -18,6 +18,7 @@ from mnet.errors import MnetError
 
 BATCH_NORMALIZATION_EPSILON = 1e-3  # Keras' default, which keras.applications uses
 BATCH_NORMALIZATION_MOMENTUM = 0.99
+HEAD_LAYER = "conv_preds"  # the classifier: its outputs are the classes
 
 
 class Head(Enum):
@@ -250,7 +251,7 @@ def layers(architecture: Architecture) -> tuple[Layer, ...]:
     weights = channels * a.classes
     table.append(
         Layer(
-            "conv_preds",
+            HEAD_LAYER,
             Kind.CONVOLUTION,
             (1, 1, a.classes),
             kernel=1,
@@ -280,7 +281,7 @@ def build(architecture: Architecture, initializer: Literal["glorot_uniform", "he
                     layer.kernel,
                     strides=layer.stride,
                     padding="same",
-                    use_bias=layer.name == "conv_preds",
+                    use_bias=layer.name == HEAD_LAYER,
                     kernel_initializer=initializer,
                     name=layer.name,
                 )(x)

@@ -27,17 +27,33 @@ def augment(x: Images, augmentation: Augmentation, random: np.random.Generator) 
     real = result.astype(np.float32)
     if augmentation.cutout:
         _cut_out(real, augmentation.cutout, random)
-    if augmentation.shift_fraction:
+    if augmentation.shift_fraction or augmentation.zoom:
         largest = augmentation.shift_fraction * np.array([height, width])
         shifts = random.uniform(-largest, largest, (images, 2))
-        real = shifted(shifted(real, shifts[:, 0], axis=1), shifts[:, 1], axis=2)
+        zooms = (
+            1.0 + random.uniform(-augmentation.zoom, augmentation.zoom, (2, images)) if augmentation.zoom else (1, 1)
+        )
+        real = shifted(shifted(real, shifts[:, 0], axis=1, zooms=zooms[0]), shifts[:, 1], axis=2, zooms=zooms[1])
+    if augmentation.light:
+        _relight(real, augmentation.light, random)
     return real
 
 
-def shifted(x: Float32Array, shifts: npt.NDArray[np.float64], axis: int) -> Float32Array:
-    """Move each image by its own number of pixels along `axis`, interpolated; the edge pixel is repeated."""
+def shifted(
+    x: Float32Array, shifts: npt.NDArray[np.float64], axis: int, zooms: npt.NDArray[np.float64] | float = 1.0
+) -> Float32Array:
+    """Move each image by its own number of pixels along `axis`, interpolated; the edge pixel is repeated.
+
+    Args:
+        x: [images, height, width, channels].
+        shifts: of each image.
+        axis: 1 or 2.
+        zooms: pixels of the old image for each of the new one, around its middle.
+    """
     side = x.shape[axis]
-    place = np.clip(np.arange(side) + shifts[:, None], 0, side - 1)  # [images, side]
+    middle = (side - 1) / 2
+    place = (np.arange(side) - middle) * np.reshape(zooms, (-1, 1)) + middle + shifts[:, None]
+    place = np.clip(place, 0, side - 1)  # [images, side]
     before = np.minimum(place.astype(np.int64), side - 2) if side > 1 else np.zeros(place.shape, np.int64)
     share = (place - before).astype(np.float32)
     form = (len(x), side, 1, 1) if axis == 1 else (len(x), 1, side, 1)
@@ -45,6 +61,13 @@ def shifted(x: Float32Array, shifts: npt.NDArray[np.float64], axis: int) -> Floa
     high = np.take_along_axis(x, np.minimum(before + 1, side - 1).reshape(form), axis)
     result: Float32Array = low + share.reshape(form) * (high - low)
     return result
+
+
+def _relight(x: Float32Array, light: float, random: np.random.Generator) -> None:
+    """Change contrast around the middle grey, then brightness, of each image, in place."""
+    contrast = random.uniform(1 - light, 1 + light, (len(x), 1, 1, 1)).astype(np.float32)
+    brightness = random.uniform(-255 * light, 255 * light, (len(x), 1, 1, 1)).astype(np.float32)
+    np.clip((x - 128) * contrast + 128 + brightness, 0, 255, out=x)
 
 
 def _cut_out(x: Float32Array, side: int, random: np.random.Generator) -> None:

@@ -220,10 +220,16 @@ def doctor(json_file: str | None) -> None:
     default="sample",
     show_default=True,
     metavar="D",
-    help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder train/CLASS/*.jpg, or an .npz file.",
+    help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder of pictures CLASS/*.jpg, or an .npz file.",
 )
 @click.option(
     "--from", "source", metavar="RUN|MODEL.keras", help="Start from this trained network: its shape and its weights."
+)
+@click.option(
+    "--prune", type=float, metavar="SHARE", help="With --from: keep at most this share of its multiply-adds, 0.5."
+)
+@click.option(
+    "--sparsity", type=float, default=0.0, metavar="L", help="Draw channels to 0, for a later --prune: 1e-4 to 1e-3."
 )
 @click.option("--alpha", type=float, help="Multiplies all widths; by default what the recipe says.")
 @click.option("--blocks", metavar="B", help="Widths, the stem's first, s2 for a stride: 16s2,24,48s2,48.")
@@ -244,9 +250,10 @@ def doctor(json_file: str | None) -> None:
 @_budget_options
 @click.option(
     "--recipe",
-    default="default",
-    show_default=True,
-    help="tiny, small, large, default, sample or seed; see mnet/recipes.py.",
+    help="tiny, small, large, default, sample, seed or transfer (with --from); see mnet/recipes.py.",
+)
+@click.option(
+    "--no-flip", "flip", is_flag=True, flag_value=False, default=True, help="Mirror no image: for text, arrows."
 )
 @click.option("--epochs", type=int, help="By default what the recipe says.")
 @click.option("--minutes", type=float, help="In place of epochs: end then, however busy the machine is.")
@@ -269,12 +276,14 @@ def train(
     stem_stride: str | None,
     head: str,
     budget: Any,
+    prune: float | None,
     json_file: str | None,
     **values: Any,
 ) -> None:
     """Train a MobileNet: model.keras, history, model card.
 
-    With a budget (--ram, --flash, --cycles) it is the largest that fits; --blocks then only has to fit.
+    With a budget (--ram, --flash, --cycles) it is the largest that fits; --blocks then only has to fit. --from with a
+    budget, --prune or --blocks keeps the most important channels of a network.
     """
     from mnet.architecture import Head, shape_of
     from mnet.commands.train import train
@@ -282,9 +291,10 @@ def train(
     from mnet.training_task import TrainingOptions
 
     values["shape"] = shape_of(blocks, linear_depthwise=depthwise == "linear") if blocks else None
+    values["recipe"] = values["recipe"] or ("transfer" if values["source"] else "default")
     values["out"] = values["out"] or runs_folder() / f"{Path(values['data']).stem}-{values['recipe']}"
     values["stem_stride"] = int(stem_stride) if stem_stride else None
-    train(TrainingOptions(head=Head(head), **values), budget, json_file)
+    train(TrainingOptions(head=Head(head), **values), budget, prune, json_file)
 
 
 @main.command()

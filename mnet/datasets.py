@@ -23,6 +23,7 @@ class Dataset:
     class_names: tuple[str, ...]
     description: str  # what a figure's caption says, such as "CIFAR-10 (JPEG)"
     licence: str
+    remarks: tuple[str, ...] = ()  # sentences on what was left out
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -72,7 +73,7 @@ class Split:
 
 
 def validation_split(dataset: Dataset, count: int, seed: int = 0) -> Split:
-    """Keep back `count` training images, the same number of each class where possible; never test images.
+    """Keep back `count` training images, of each class in proportion to its images; never test images.
 
     Raises:
         DataError: `count` leaves nothing to train on.
@@ -81,7 +82,7 @@ def validation_split(dataset: Dataset, count: int, seed: int = 0) -> Split:
     if not 0 <= count < images:
         raise DataError(f"{dataset.description} has {images} training images; {count} cannot be kept for validation.")
     kept = np.zeros(images, bool)
-    kept[balanced_choice(dataset.y_train, count, seed)] = True
+    kept[stratified_choice(dataset.y_train, count, seed)] = True
     return Split(dataset.x_train[~kept], dataset.y_train[~kept], dataset.x_train[kept], dataset.y_train[kept])
 
 
@@ -92,12 +93,51 @@ def balanced_choice(labels: Labels, count: int, seed: int) -> npt.NDArray[np.int
     >>> labels[balanced_choice(labels, 4, seed=1)]
     array([0, 0, 1, 1])
     """
+    shuffled, rank = _ranked(labels, seed)
+    return np.sort(shuffled[np.argsort(rank[shuffled], kind="stable")][:count])
+
+
+def stratified_choice(labels: Labels, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return `count` ascending indices, chosen by `seed`, with shares of the classes as the labels have them.
+
+    For classes of equal size that is `balanced_choice`.
+
+    >>> labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1])
+    >>> labels[stratified_choice(labels, 3, seed=1)]
+    array([0, 0, 1])
+    """
+    shuffled, rank = _ranked(labels, seed)
+    place = (rank + 0.5) / np.bincount(labels)[labels]  # where in its class an image stands, from 0 to 1
+    return np.sort(shuffled[np.argsort(place[shuffled], kind="stable")][:count])
+
+
+def _ranked(labels: Labels, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return indices shuffled by `seed`, and the rank of each image among those of its class in that order."""
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    rank = np.empty(len(labels), np.int64)  # of an image among those of its class, in shuffled order
+    rank = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         of_class = shuffled[labels[shuffled] == label]
         rank[of_class] = np.arange(len(of_class))
-    return np.sort(shuffled[np.argsort(rank[shuffled], kind="stable")][:count])
+    return shuffled, rank
+
+
+def balanced_order(labels: Labels, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return as many indices as there are labels, shuffled: each class as often as any other, whatever its size.
+
+    Images of a class take turns: none comes again before all others did.
+
+    >>> labels = np.array([0, 0, 0, 0, 0, 0, 0, 1])
+    >>> np.bincount(labels[balanced_order(labels, np.random.default_rng(0))])
+    array([4, 4])
+    """
+    classes = np.unique(labels)
+    times = -(-len(labels) // len(classes))
+    drawn = []
+    for label in classes:
+        of_class = np.flatnonzero(labels == label)
+        rounds = [random.permutation(of_class) for _ in range(-(-times // len(of_class)))]
+        drawn.append(np.concatenate(rounds)[:times])
+    return random.permutation(np.stack(drawn, axis=1).ravel()[: len(labels)])
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

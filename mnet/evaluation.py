@@ -79,6 +79,12 @@ class Evaluation:
         return self.correct / self.images
 
     @property
+    def balanced(self) -> float:
+        """Mean over the classes of the share of their images that were told: what accuracy is where all are equal."""
+        totals = self.confusion.sum(axis=1)
+        return float(np.mean(self.confusion.diagonal()[totals > 0] / totals[totals > 0]))
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Where the accuracy on all images of this kind lies, with 95 % confidence."""
         return wilson(self.correct, self.images)

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mnet import network
-from mnet.architecture import Architecture
+from mnet.architecture import HEAD_LAYER, Architecture
 from mnet.datasets import Images, Labels, batches
+from mnet.pruning import is_sparse
 from mnet.recipes import Nadam, NesterovSgd, Optimizer, Recipe
 
 _EVALUATION_BATCH = 500
@@ -47,6 +48,7 @@ class TrainingState:
         chosen: Recipe,
         forward: Callable[..., Any] = network.forward,
         teacher: Callable[[Any], Any] | None = None,
+        sparsity: float = 0.0,
     ) -> None:
         """Prepare the first step.
 
@@ -56,6 +58,7 @@ class TrainingState:
             chosen: how to train.
             forward: runs the network that the weights belong to.
             teacher: gives, for normalized images, the logits to learn in place of labels (Hinton et al. 2015).
+            sparsity: that times |scale| is added to the loss for scales that count: see `mnet.pruning`.
         """
         import tensorflow as tf
 
@@ -77,6 +80,16 @@ class TrainingState:
         self._decays = np.concatenate(
             [np.full(start[path].size, is_decayed(path), np.float32) for path, _ in self._trained]
         )
+        self._sparsity = sparsity * np.concatenate(
+            [np.full(start[path].size, is_sparse(path, architecture), np.float32) for path, _ in self._trained]
+        )
+        shares = [1.0 if path.startswith(f"{HEAD_LAYER}/") else chosen.body_rate for path, _ in self._trained]
+        self._shares = np.concatenate(  # of the learning rate
+            [
+                np.full(start[path].size, share, np.float32)
+                for (path, _), share in zip(self._trained, shares, strict=True)
+            ]
+        )
         self.vectors = {
             "weights": tf.Variable(weights),
             "moving": tf.Variable(moving),
@@ -91,16 +104,16 @@ class TrainingState:
         labels = tf.TensorSpec([None], tf.int32)
         number = tf.TensorSpec([], tf.int32)
         self.step = tf.function(self._step, input_signature=[image, labels, scalar, number, number], autograph=False)
-        self._correct = tf.function(self._count_correct, input_signature=[image, labels], autograph=False)
+        self._classes = tf.function(self._predict, input_signature=[image], autograph=False)
+
+    def classes(self, x: Images) -> Labels:
+        """Return the class of the largest logit of each image, by the averaged weights."""
+        found = [self._classes(x[part].astype(np.float32)).numpy() for part in batches(len(x), _EVALUATION_BATCH)]
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def accuracy(self, x: Images, y: Labels) -> float:
-        """Return the fraction of images whose largest logit, by the averaged weights, is the label's."""
-        if not len(x):
-            return math.nan
-        correct = 0
-        for part in batches(len(x), _EVALUATION_BATCH):
-            correct += int(self._correct(x[part].astype(np.float32), y[part].astype(np.int32)))
-        return correct / len(x)
+        """Return the fraction of images whose class is the label; nan of no images."""
+        return float(np.mean(self.classes(x) == y)) if len(x) else math.nan
 
     def arrays(self, vector: str) -> dict[str, npt.NDArray[np.float32]]:
         """Return one of the `vectors` of the weights, or of the moving statistics, by Keras path."""
@@ -124,12 +137,12 @@ class TrainingState:
         normalization = self._recipe.normalization
         return (x - (128.0 + normalization.zero_point)) * normalization.scale
 
-    def _count_correct(self, x: Any, y: Any) -> Any:
+    def _predict(self, x: Any) -> Any:
         tf = self._tf
         weights = self._split(self.vectors["average_weights"], self._trained)
         weights |= self._split(self.vectors["average_moving"], self._moving)
         logits, _ = self._forward(self._architecture, weights, self._normalized(x), training=False)
-        return tf.reduce_sum(tf.cast(tf.argmax(logits, 1, tf.int32) == y, tf.int32))
+        return tf.argmax(logits, 1)
 
     def _step(self, x: Any, y: Any, rate: Any, step: Any, seed: Any) -> tuple[Any, Any]:
         tf, chosen, vectors = self._tf, self._recipe, self.vectors
@@ -145,7 +158,7 @@ class TrainingState:
                 target = tf.stop_gradient(tf.nn.softmax(self._teacher(real)))
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
         gradient = tape.gradient(loss, vectors["weights"])
-        self._update(gradient, rate, tf.cast(step, tf.float32))
+        self._update(gradient, rate * self._shares, tf.cast(step, tf.float32))
         if self._moving:
             batch = tf.concat([statistics[path] for path, _ in self._moving], 0)
             vectors["moving"].assign_add((1 - chosen.normalization_momentum) * (batch - vectors["moving"]))
@@ -160,6 +173,8 @@ class TrainingState:
     def _update(self, gradient: Any, rate: Any, number: Any) -> None:
         tf, vectors = self._tf, self.vectors
         weights, first, second = vectors["weights"], vectors["slot_1"], vectors["slot_2"]
+        if self._sparsity.any():  # the gradient of sparsity * |scale|
+            gradient = gradient + self._sparsity * tf.sign(weights)
         match self._recipe.optimizer:
             case NesterovSgd(momentum=momentum, weight_decay=weight_decay):
                 # Source: keras.optimizers.SGD(nesterov=True), with the decay as part of the gradient.

@@ -32,6 +32,8 @@ class Augmentation:
     crop_padding: int = 0  # pixels: pad by reflection, then cut out a window of the old size
     cutout: int = 0  # side of a square, somewhere, that becomes grey (DeVries and Taylor 2017)
     shift_fraction: float = 0.0  # of height and width, not in whole pixels; uncovered pixels repeat the nearest one
+    zoom: float = 0.0  # share by which height and width grow or shrink
+    light: float = 0.0  # brightness as a share of the full range, and contrast as a factor's distance from 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,9 @@ class Recipe:
     shape: Shape = STANDARD  # of the network, unless the user names another
     alpha: float = 0.25  # that goes with it
     minutes: float | None = None  # in place of epochs: the schedule follows the clock
+    images: int | None = None  # that pass in all: many images take fewer epochs than `epochs`
+    balanced: bool = False  # show each class as often as any other, whatever its images are
+    body_rate: float = 1.0  # of all layers but the classifier, as a share of the learning rate
 
     def steps(self, per_epoch: int, done: int, seconds: float) -> int:
         """Return how many steps the whole training takes: the epochs', or what the minutes allow at the pace so far.
@@ -132,6 +137,23 @@ SAMPLE = Recipe(
     normalization_momentum=0.95,
 )
 
+TRANSFER = Recipe(
+    name="transfer",
+    what="from a trained network to a user's own pictures, a few dozen of each class: the classifier learns fastest",
+    epochs=200,
+    batch=32,
+    optimizer=NesterovSgd(learning_rate=0.1),
+    augmentation=Augmentation(flip=True, shift_fraction=0.1, zoom=0.15, light=0.1),
+    normalization=Normalization.SYMMETRIC,
+    initializer="he_normal",
+    label_smoothing=0.05,
+    average_decay=0.99,
+    normalization_momentum=0.95,
+    images=60_000,
+    balanced=True,
+    body_rate=0.3,
+)
+
 _SHAPED = replace(DEFAULT, alpha=1.0, label_smoothing=0.0)
 
 TINY = replace(
@@ -172,7 +194,7 @@ QAT = replace(
     label_smoothing=0.0,  # of no labels: a float network teaches
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TINY, SMALL, LARGE)}
+RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TRANSFER, TINY, SMALL, LARGE)}
 
 
 def recipe(name: str) -> Recipe:

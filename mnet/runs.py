@@ -113,6 +113,7 @@ def model_card(run: dict[str, Any]) -> str:
     rates = ", ".join(f"{key} {value}" for key, value in chosen["optimizer"].items() if key != "class")
     rows = {
         f"accuracy, {data['test_images']:,} test images": f"{run['test_accuracy']:.2%} (float)",
+        **_by_class(run),
         f"accuracy, {data['validation_images']:,} validation images": (
             "none kept back" if validation is None else f"{validation:.2%}"
         ),
@@ -121,8 +122,9 @@ def model_card(run: dict[str, Any]) -> str:
         **({"budget, planned before training": run["fit"]["words"]} if run.get("fit") else {}),
         "data": f"{data['description']}, {data['train_images']:,} training images",
         "licence of the data": data["licence"],
+        **{f"remark {number} on the data": remark for number, remark in enumerate(data["remarks"], 1)},
         **_start(run),
-        "classes": ", ".join(data["class_names"]),
+        "classes": ", ".join(_classes(data)),
         "input": f"{chosen['normalization']} of each byte x; as int8: byte - 128",
         "output": "probabilities" if net["head"] == "softmax" else "logits; the largest is the answer",
         "network": f"MobileNet V1: stem {net['stem_width']} stride {net['stem_stride']}; "
@@ -153,6 +155,21 @@ def model_card(run: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _classes(data: dict[str, Any]) -> list[str]:
+    """Return the names of the classes, each with its images where they are not equally many."""
+    counts = data["images_of_class"]
+    if len(set(counts)) == 1:
+        return list(data["class_names"])
+    return [f"{name} ({count:,})" for name, count in zip(data["class_names"], counts, strict=True)]
+
+
+def _by_class(run: dict[str, Any]) -> dict[str, str]:
+    """Return the row of the card on the accuracy of classes of which some have more images than others."""
+    if len(set(run["data"]["images_of_class"])) == 1:
+        return {}
+    return {"the same, each class counting as much as any other": f"{run['balanced_test_accuracy']:.2%} (float)"}
 
 
 def _start(run: dict[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ of the few that are left. Weights are random (`mnet/untrained.py`).
 import functools
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codegen.dead_channels import drop_dead_channels
@@ -80,6 +80,9 @@ class Pick:
     considered: int  # networks in the family at that size of the image
 
 
+Groups = Mapping[str, tuple[Candidate, ...]]  # by profile; the fewest multiply-adds first
+
+
 def scaled(shape: Shape, scale: float) -> Shape:
     """Return a shape with all widths scaled, then rounded to multiples of 8, below 32 of 4.
 
@@ -123,7 +126,7 @@ def candidate(profile: str, shape: Shape, picture: Picture) -> Candidate:
     return Candidate(profile, shape, architecture, cost(architecture).multiply_adds)
 
 
-def family(picture: Picture) -> dict[str, tuple[Candidate, ...]]:
+def family(picture: Picture) -> Groups:
     """Return for each profile its candidates, the fewest multiply-adds first."""
     side = min(picture.height, picture.width)
     found = {}
@@ -210,41 +213,43 @@ def _below(sizes: Sequence[float], most: float) -> int:
     return max(bisect_right(sizes, most) - 1, 0)
 
 
-def pick(
-    picture: Picture,
-    budget: Budget,
-    shape: Shape | None = None,
-    *,
-    smaller: bool = True,
-    report: Report = lambda what, done, total: None,
-) -> Pick:
-    """Return the largest network that keeps a budget.
+def families(picture: Picture, shape: Shape | None = None, *, smaller: bool = True) -> Iterator[Groups]:
+    """Yield the family at the picture's own size, then at smaller ones; or only a shape of the user's own.
 
     Args:
-        picture: what it looks at and tells.
+        picture: what the networks look at and tell.
+        shape: the user's own.
+        smaller: whether the picture may be scaled down.
+    """
+    for seen in pictures(picture) if smaller else (picture,):
+        yield {"given": (candidate("given", shape, seen),)} if shape else family(seen)
+
+
+def pick(choices: Iterable[Groups], budget: Budget, report: Report = lambda what, done, total: None) -> Pick:
+    """Return the largest network that keeps a budget, of the first groups of which one does.
+
+    Args:
+        choices: groups of networks, each in the order of their multiply-adds.
         budget: at least one limit.
-        shape: the user's own; then it only has to fit.
-        smaller: whether the picture may be scaled down where nothing fits.
         report: is told (what, done, total) as the work goes on.
 
     Raises:
         PlanError: an unknown target or input mode.
         MnetError: nothing fits.
     """
-    smallest: Candidate | None = None
-    for seen in pictures(picture) if smaller else (picture,):
-        groups = {"given": (candidate("given", shape, seen),)} if shape else family(seen)
+    smallest, count = None, 0
+    for groups in choices:
         chosen = _largest(groups, budget, report)
         if chosen is not None:
             return chosen
         smallest = min((members[0] for members in groups.values()), key=lambda member: member.multiply_adds)
+        count += sum(len(members) for members in groups.values())
     assert smallest is not None
-    least = planned(smallest, budget).fit
-    which = smallest if shape else f"the smallest network considered, {smallest},"
-    raise MnetError(f"nothing fits {budget}: {which} needs {least}.")
+    which = smallest if count == 1 else f"the smallest network considered, {smallest},"
+    raise MnetError(f"nothing fits {budget}: {which} needs {planned(smallest, budget).fit}.")
 
 
-def _largest(groups: Mapping[str, tuple[Candidate, ...]], budget: Budget, report: Report) -> Pick | None:
+def _largest(groups: Groups, budget: Budget, report: Report) -> Pick | None:
     """Return the candidate of most multiply-adds whose plan fits; None where there is none."""
 
     @functools.cache

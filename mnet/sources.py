@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mnet import published
-from mnet.datasets import Dataset, Images, LabelledImages, Labels, balanced_choice
+from mnet.datasets import Dataset, Images, LabelledImages, Labels
 from mnet.errors import DataError
-from mnet.images import SUFFIXES, decoded, resized, with_channels
+from mnet.folders import load_folder
+from mnet.images import resized, with_channels
 
 SOURCES = ("cifar10", "cifar10-jpeg", "fashion-mnist", "sample")
 
@@ -24,10 +25,11 @@ def load(source: str, *, size: tuple[int, int] | None = None, channels: int | No
     """Load a data set.
 
     Args:
-        source: one of SOURCES, a folder with train/CLASS/*.jpg (or .png) and perhaps test/CLASS/*.jpg, or an .npz file
-            with x_train, y_train, x_test, y_test. `cifar10` is what keras.datasets has cached or can download; else the
+        source: one of SOURCES, a folder of pictures (see `mnet.folders`), or an .npz file with x_train, y_train,
+            x_test, y_test. `cifar10` is what keras.datasets has cached or can download; else the
             JPEG archive in the shared folder, and the description says so.
-        size: height and width to scale to (bilinear); None leaves them, but all images must then agree.
+        size: height and width to scale to (bilinear; of pictures in a folder, what is too long is cut off on both
+            sides); None leaves them, but all images must then agree.
         channels: 1 or 3 to convert to; None leaves them.
 
     Raises:
@@ -110,66 +112,12 @@ def _checked(dataset: Dataset, source: str) -> Dataset:
 
 def _from_path(path: Path, size: tuple[int, int] | None, channels: int | None) -> Dataset:
     if path.is_dir():
-        return _image_tree(path, size, channels)
+        return load_folder(path, size, channels)
     if path.suffix == ".npz" and path.is_file():
         return _npz(path)
     if path.is_file():
-        raise DataError(f"{path} is no data set; expected a folder with train/CLASS/*.jpg or an .npz file.")
+        raise DataError(f"{path} is no data set; expected a folder with CLASS/*.jpg or an .npz file.")
     raise DataError(f"{path} does not exist; --data takes {', '.join(SOURCES)}, a folder or an .npz file.")
-
-
-def _image_tree(folder: Path, size: tuple[int, int] | None, channels: int | None) -> Dataset:
-    train = folder / "train"
-    if not train.is_dir():
-        raise DataError(f"{folder} has no folder train/; expected train/CLASS/*.jpg (or .png).")
-    class_names = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
-    if len(class_names) < 2:
-        raise DataError(f"{train} has {len(class_names)} class folders; expected at least two, train/CLASS/*.jpg.")
-    x_train, y_train = _image_part(train, class_names, size, channels)
-    test = folder / "test"
-    if test.is_dir():
-        unknown = sorted(entry.name for entry in test.iterdir() if entry.is_dir() and entry.name not in class_names)
-        if unknown:
-            raise DataError(f"{test} has a class {unknown[0]!r} that {train} lacks.")
-        x_test, y_test = _image_part(test, class_names, size, channels)
-        return Dataset(x_train, y_train, x_test, y_test, class_names, folder.name, "see the data's owner")
-    chosen = np.zeros(len(y_train), bool)
-    chosen[balanced_choice(y_train, max(1, len(y_train) // 10), seed=0)] = True
-    return Dataset(
-        x_train[~chosen],
-        y_train[~chosen],
-        x_train[chosen],
-        y_train[chosen],
-        class_names,
-        f"{folder.name} (a tenth of train/ kept as test)",
-        "see the data's owner",
-    )
-
-
-def _image_part(
-    folder: Path, class_names: tuple[str, ...], size: tuple[int, int] | None, channels: int | None
-) -> tuple[Images, Labels]:
-    images: list[Images] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        files = sorted(p for p in (folder / name).glob("*") if p.suffix.lower() in SUFFIXES)
-        if not files:
-            raise DataError(f"{folder / name} holds no .jpg or .png file.")
-        for path in files:
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-            image = decoded(content, str(path), channels or (images[0].shape[-1] if images else None))
-            if size is not None and image.shape[:2] != size:
-                image = resized(image[None], size)[0]
-            if images and image.shape != images[0].shape:
-                raise DataError(
-                    f"{path} is {_by(image)} pixels, the images before it {_by(images[0])}; give --size to scale all."
-                )
-            images.append(image)
-            labels.append(label)
-    return np.stack(images), np.array(labels, np.int64)
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -217,7 +165,3 @@ def _npz(path: Path) -> Dataset:
     count = max((int(y.max()) for y in (y_train, y_test) if len(y)), default=-1) + 1
     class_names = tuple(str(n) for n in names) if names is not None else tuple(str(n) for n in range(count))
     return Dataset(x_train, y_train, x_test, y_test, class_names, path.stem, "see the data's owner")
-
-
-def _by(image: Images) -> str:
-    return "x".join(map(str, image.shape))

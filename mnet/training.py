@@ -26,7 +26,9 @@ from mnet.architecture import build, import_keras
 from mnet.augmentation import augment
 from mnet.cost import cost
 from mnet.curve import curve_svg
+from mnet.datasets import balanced_order
 from mnet.errors import MnetError
+from mnet.evaluation import Evaluation, confusion
 from mnet.optimizer import TrainingState, learning_rate
 from mnet.progress import Progress
 from mnet.recipes import Recipe
@@ -61,11 +63,17 @@ class TrainingResult:
     model: Path
     description: str  # of the data
     test_accuracy: float
+    balanced_accuracy: float  # of the same images: the mean over the classes
+    test_images: int
     history: tuple[EpochRow, ...]
     seconds: float  # of all epochs, those before a resume included
 
 
-def train(options: TrainingOptions, report: Callable[[Progress], None] | None = None) -> TrainingResult:
+def train(
+    options: TrainingOptions,
+    report: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> TrainingResult:
     """Train a network and write its folder.
 
     Everything is written to `out`.partial, which is renamed to `out` at the end: a folder `out` is always whole.
@@ -74,6 +82,7 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
     Args:
         options: what to train.
         report: called after each step, see `progress_bar`.
+        say: called with each sentence on what is left out of the data, before anything is trained.
 
     Raises:
         DataError: the data set is missing or damaged.
@@ -82,14 +91,17 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
     partial = check_folders(options.out, resume=options.resume, overwrite=options.overwrite)
     task = task_of(options)
     chosen, dataset = task.recipe, task.dataset
+    if say is not None:
+        for remark in dataset.remarks:
+            say(remark)
     set_threads(options.threads)
     keep_memory()
     keras = import_keras()
     keras.utils.set_random_seed(options.seed)
     model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
     if task.source is not None:
-        start_from(task.source, model, dataset.class_names)
-    state = TrainingState(model, task.architecture, chosen)
+        start_from(task.source, model, dataset.class_names, task.architecture)
+    state = TrainingState(model, task.architecture, chosen, sparsity=options.sparsity)
     history: list[EpochRow] = []
     identity = task.identity()
 
@@ -108,10 +120,11 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
             write_atomically(partial / HISTORY_FILE, history_csv(history).encode())
             write_atomically(partial / CURVE_FILE, curve_svg(history, task.architecture.name).encode())
         state.copy_to(model)
-        test_accuracy = state.accuracy(dataset.x_test, dataset.y_test)
+        predicted = state.classes(dataset.x_test)
+        tested = Evaluation("float", confusion(dataset.y_test, predicted, task.architecture.classes))
         write_model(model, partial / MODEL_FILE)
         seconds = _seconds(history)
-        run = _run_values(task, history, test_accuracy)
+        run = _run_values(task, history, tested)
         write_atomically(partial / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
         write_atomically(partial / CARD_FILE, model_card(run).encode())
         (partial / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -122,7 +135,9 @@ def train(options: TrainingOptions, report: Callable[[Progress], None] | None = 
         folder=options.out,
         model=options.out / MODEL_FILE,
         description=dataset.description,
-        test_accuracy=test_accuracy,
+        test_accuracy=tested.fraction,
+        balanced_accuracy=tested.balanced,
+        test_images=tested.images,
         history=tuple(history),
         seconds=seconds,
     )
@@ -139,7 +154,7 @@ def train_epoch(
     epoch, began = len(history) + 1, time.monotonic()
     before = _seconds(history)
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(split.x_train))
+    order = balanced_order(split.y_train, random) if chosen.balanced else random.permutation(len(split.x_train))
     loss_sum, correct, rate, seen = 0.0, 0, 0.0, 0
     for index in range(steps):
         part = order[index * chosen.batch : (index + 1) * chosen.batch]
@@ -201,7 +216,7 @@ def keep_memory() -> None:
         libc.mallopt(mmap_threshold, 1 << 30)
 
 
-def _run_values(task: Task, history: list[EpochRow], test_accuracy: float) -> dict[str, Any]:
+def _run_values(task: Task, history: list[EpochRow], tested: Evaluation) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
@@ -221,6 +236,7 @@ def _run_values(task: Task, history: list[EpochRow], test_accuracy: float) -> di
             "channels": architecture.channels,
             "seed": options.seed,
             "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,
+            "sparsity": options.sparsity,
             "train_images": options.train_images,
             "validation_images": len(task.split.x_validation),
         },
@@ -231,6 +247,10 @@ def _run_values(task: Task, history: list[EpochRow], test_accuracy: float) -> di
             "train_images": len(task.split.x_train),
             "validation_images": len(task.split.x_validation),
             "test_images": len(dataset.x_test),
+            "images_of_class": np.bincount(
+                np.concatenate([dataset.y_train, dataset.y_test]), minlength=len(dataset.class_names)
+            ).tolist(),
+            "remarks": list(dataset.remarks),
         },
         "architecture": plain(architecture),
         "recipe": plain(task.recipe) | {"optimizer": plain(task.recipe.optimizer)},
@@ -240,7 +260,8 @@ def _run_values(task: Task, history: list[EpochRow], test_accuracy: float) -> di
         "fit": plain(task.options.fit) | {"words": str(task.options.fit)} if task.options.fit else None,
         "epochs": len(history),
         "validation_accuracy": None if math.isnan(v := history[-1].validation_accuracy) else v,
-        "test_accuracy": test_accuracy,
+        "test_accuracy": tested.fraction,
+        "balanced_test_accuracy": tested.balanced,
         "seconds": round(_seconds(history), 1),
         "images_per_second": images_per_second(len(task.split.x_train), history),
     }

@@ -9,12 +9,15 @@ from mnet.architecture import Architecture, Head, Shape, check_architecture, mob
 from mnet.budget import Fit
 from mnet.datasets import Dataset, Split, balanced_choice, validation_split
 from mnet.errors import MnetError
-from mnet.recipes import Recipe, recipe
+from mnet.pruning import narrower
+from mnet.recipes import NesterovSgd, Recipe, recipe
 from mnet.runs import plain
 from mnet.sources import load
 from mnet.transfer import Source, find_source
 
 _LARGEST_VALIDATION = 5_000
+_SMALLEST_BATCH = 2  # images: BatchNormalization needs others to compare with
+_FEWEST_EPOCHS = 10  # where a recipe counts in images
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class TrainingOptions:
     stem_stride: int | None = None
     head: Head = Head.SOFTMAX
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
-    source: str | None = None  # a trained network to start from, which fixes all of those: see `mnet.transfer`
+    source: str | None = None  # a trained network to start from, see `mnet.transfer`; `shape` then only narrows it
     fit: Fit | None = None  # why this shape and size: the budget that they keep; it is only recorded
     recipe: str = "default"
+    flip: bool = True  # as the recipe says; False mirrors no image, as text and arrows want it
     epochs: int | None = None
     minutes: float | None = None  # in place of epochs: end then, whatever else the machine does
+    sparsity: float = 0.0  # how strongly the scales of channels are drawn to 0, see `mnet.pruning`
     seed: int = 0
     threads: int | None = None  # of TensorFlow; None leaves the choice to it
     train_images: int | None = None  # use only so many, the same number of each class
@@ -68,10 +73,11 @@ def command(options: TrainingOptions) -> str:
         words.append(f"--from {options.source}")
     if options.fit is not None:
         words.append(str(options.fit.budget))
-    words.append(f"--recipe {options.recipe}")
+    words += [f"--recipe {options.recipe}", *["--no-flip"] * (not options.flip)]
     for flag, value in (
         ("--epochs", options.epochs),
         ("--minutes", options.minutes),
+        ("--sparsity", options.sparsity or None),
         ("--seed", options.seed or None),
         ("--threads", options.threads),
         ("--train-images", options.train_images),
@@ -100,7 +106,8 @@ class Task:
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a resumed run to be the same run."""
-        started = {} if self.source is None else {"source": self.source.sha256}
+        started: dict[str, Any] = {} if self.source is None else {"source": self.source.sha256}
+        started |= {"sparsity": self.options.sparsity} if self.options.sparsity else {}
         return started | {
             "architecture": plain(self.architecture),
             "recipe": plain(self.recipe),
@@ -117,11 +124,16 @@ def task_of(options: TrainingOptions) -> Task:
         DataError: the data set is missing or damaged.
         MnetError: options that do not fit together.
     """
+    if not 0 <= options.sparsity < math.inf:
+        raise MnetError(f"--sparsity {options.sparsity:g} is no strength; 0 or more, such as 1e-4.")
     chosen = _with_length(recipe(options.recipe), options.epochs, options.minutes)
+    if not options.flip:
+        chosen = replace(chosen, augmentation=replace(chosen.augmentation, flip=False))
     source = _source(options)
     if source is not None:
         chosen = replace(chosen, normalization=source.normalization)
     dataset, split = load_split(options if source is None else _fed_as(source, options))
+    chosen = fitted(chosen, len(split.x_train), fixed_epochs=options.epochs is not None)
     architecture = options.architecture or _architecture(options, chosen, dataset, source)
     check_architecture(architecture)
     check_fit(architecture, dataset, split, chosen)
@@ -152,7 +164,6 @@ def _source(options: TrainingOptions) -> Source | None:
         return None
     for flag, value in (
         ("--alpha", options.alpha),
-        ("--blocks", options.shape),
         ("--size", options.size),
         ("--channels", options.channels),
         ("--stem-stride", options.stem_stride),
@@ -174,7 +185,8 @@ def _architecture(
 ) -> Architecture:
     if source is not None:
         head = source.architecture.head if options.head is Head.SOFTMAX else options.head
-        return replace(source.architecture, classes=len(dataset.class_names), head=head)
+        net = replace(source.architecture, classes=len(dataset.class_names), head=head)
+        return net if options.shape is None else narrower(net, options.shape, source.name)
     height, width, channels = dataset.image_shape
     alpha = 1.0 if options.shape else chosen.alpha
     return mobilenet(
@@ -192,10 +204,10 @@ def check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen
     """Raise MnetError unless network, images and recipe go together."""
     if architecture.classes != len(dataset.class_names):
         raise MnetError(f"{architecture.name} has {architecture.classes} classes, {dataset}.")
-    if len(split.x_train) < chosen.batch:
+    if len(split.x_train) < _SMALLEST_BATCH:
         raise MnetError(
-            f"{dataset.description}: {len(split.x_train)} training images make no batch of {chosen.batch}; "
-            "keep back fewer for validation or use more data."
+            f"{dataset.description}: {len(split.x_train)} training images are too few; keep back fewer for validation "
+            "or use more data."
         )
     side = min(architecture.height, architecture.width)
     if chosen.augmentation.crop_padding >= side:
@@ -203,6 +215,21 @@ def check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen
             f"images of {architecture.height}x{architecture.width} are too small for recipe {chosen.name}, which "
             f"moves them by {chosen.augmentation.crop_padding} pixels."
         )
+
+
+def fitted(chosen: Recipe, images: int, *, fixed_epochs: bool) -> Recipe:
+    """Return the recipe for so many training images: fewer epochs of many, smaller batches of few.
+
+    The rate of SGD goes with the batch. Source: Goyal et al. 2017, the linear scaling rule.
+    """
+    if chosen.images is not None and not fixed_epochs:
+        chosen = replace(chosen, epochs=min(chosen.epochs, max(_FEWEST_EPOCHS, chosen.images // max(images, 1))))
+    if _SMALLEST_BATCH <= images < chosen.batch:
+        optimizer = chosen.optimizer
+        if isinstance(optimizer, NesterovSgd):
+            optimizer = replace(optimizer, learning_rate=optimizer.learning_rate * images / chosen.batch)
+        chosen = replace(chosen, batch=images, optimizer=optimizer)
+    return chosen
 
 
 def _with_length(chosen: Recipe, epochs: int | None, minutes: float | None) -> Recipe:

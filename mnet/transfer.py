@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mnet.architecture import Architecture, Block, Head
+from mnet.architecture import HEAD_LAYER, Architecture, Block, Head
 from mnet.errors import MnetError, ModelError
+from mnet.pruning import Weights, narrowed, shape_of_network
 from mnet.recipes import Normalization
 from mnet.trained import load_keras, locate, normalization_of
-
-_HEAD = "conv_preds/"  # the layer whose last axis is the classes
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,14 @@ class Source:
     normalization: Normalization
     class_names: tuple[str, ...]
     data: tuple[str, ...]  # all data that its weights have seen, each with its licence; the oldest first
+
+    def weights(self) -> Weights:
+        """Return all variables by their Keras path.
+
+        Raises:
+            ModelError: the file is damaged.
+        """
+        return {variable.path: np.asarray(variable.numpy()) for variable in load_keras(self.model).variables}
 
 
 def find_source(name: str) -> Source:
@@ -74,10 +81,13 @@ def architecture_of(values: dict[str, Any]) -> Architecture:
     return Architecture(**known | {"blocks": blocks, "head": Head(values["head"])})
 
 
-def start_from(source: Source, model: Any, class_names: tuple[str, ...]) -> tuple[str, ...]:
+def start_from(
+    source: Source, model: Any, class_names: tuple[str, ...], architecture: Architecture | None = None
+) -> tuple[str, ...]:
     """Put the weights of `source` into an untrained Keras model of the same architecture, whatever its classes.
 
-    A class that both know by the same name keeps its part of the head; the others' stay as they were drawn.
+    A class that both know by the same name keeps its part of the head; the others' stay as they were drawn. Where
+    `architecture`, the model's, has fewer channels, it gets the most important ones: see `mnet.pruning`.
 
     Returns:
         The names of those classes.
@@ -85,11 +95,13 @@ def start_from(source: Source, model: Any, class_names: tuple[str, ...]) -> tupl
     Raises:
         ModelError: the file of the source is damaged, or is not what its run.json says.
     """
-    theirs = {variable.path: np.asarray(variable.numpy()) for variable in load_keras(source.model).variables}
+    theirs: Weights = source.weights()
+    if architecture is not None and shape_of_network(architecture) != shape_of_network(source.architecture):
+        theirs = narrowed(theirs, source.architecture, architecture)
     kept = [(new, source.class_names.index(name)) for new, name in enumerate(class_names) if name in source.class_names]
     into, out_of = [new for new, _ in kept], [old for _, old in kept]
     for variable in model.variables:
-        is_head = variable.path.startswith(_HEAD)
+        is_head = variable.path.startswith(f"{HEAD_LAYER}/")
         if not is_head and "seed_generator" in variable.path:  # of the dropout: no weight
             continue
         old = theirs.get(variable.path)

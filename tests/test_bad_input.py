@@ -198,11 +198,11 @@ def test_data_sets_laid_out_otherwise(tmp_path: Path) -> None:
     assert "does not exist" in sentence(tmp_path / "absent")
     tree = tmp_path / "tree"
     tree.mkdir()
-    assert "expected train/CLASS/*.jpg" in sentence(tree)
+    assert "expected at least two, CLASS/*.jpg" in sentence(tree)
     (tree / "train" / "cat").mkdir(parents=True)
     assert "expected at least two" in sentence(tree)
     (tree / "train" / "dog").mkdir()
-    assert "holds no .jpg or .png file" in sentence(tree)
+    assert "cat has no picture" in sentence(tree)
     Image.new("RGB", (8, 8)).save(tree / "train" / "cat" / "1.png")
     (tree / "train" / "dog" / "1.png").write_bytes(b"no image")
     assert "no readable image" in sentence(tree)

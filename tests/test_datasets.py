@@ -11,7 +11,7 @@ from PIL import Image
 
 from mnet import published, resources
 from mnet.data.make_sample import sheet
-from mnet.datasets import balanced_choice, validation_split
+from mnet.datasets import balanced_choice, balanced_order, stratified_choice, validation_split
 from mnet.errors import DataError
 from mnet.sources import load
 
@@ -19,17 +19,6 @@ from mnet.sources import load
 def _save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """train/{cat,dog}/0..9.png and test/{cat,dog}/0..1.png of 6x5 colour pixels."""
-    random = np.random.default_rng(1)
-    for part, count in (("train", 10), ("test", 2)):
-        for name in ("cat", "dog"):
-            for i in range(count):
-                _save(tmp_path / "pets" / part / name / f"{i}.png", random.integers(0, 256, (6, 5, 3), np.uint8))
-    return tmp_path / "pets"
 
 
 def _npz(path: Path, **changes: np.ndarray) -> Path:
@@ -80,26 +69,6 @@ def test_shared_cifar10_says_that_it_is_jpeg() -> None:
     assert np.bincount(cifar.y_test).tolist() == [1000] * 10
 
 
-def test_image_tree(tree: Path) -> None:
-    pets = load(str(tree))
-    assert pets.class_names == ("cat", "dog") and pets.image_shape == (6, 5, 3)
-    assert len(pets.x_train) == 20 and len(pets.x_test) == 4
-    first = np.asarray(Image.open(tree / "train" / "cat" / "0.png"))
-    assert np.array_equal(pets.x_train[0], first)
-
-
-def test_image_tree_without_test_keeps_a_tenth_of_train(tree: Path) -> None:
-    (tree / "test").rename(tree / "unused")
-    pets = load(str(tree))
-    assert len(pets.x_train) == 18 and np.bincount(pets.y_test).tolist() == [1, 1]
-    assert "a tenth" in pets.description
-
-
-def test_images_are_scaled_and_turned_grey_on_demand(tree: Path) -> None:
-    pets = load(str(tree), size=(4, 8), channels=1)
-    assert pets.image_shape == (4, 8, 1)
-
-
 def test_npz_with_names_and_flat_grey_images(tmp_path: Path) -> None:
     path = _npz(tmp_path / "toy.npz", x_train=np.zeros((8, 6, 5), np.uint8), class_names=np.array(["no", "yes"]))
     assert load(str(path)).class_names == ("no", "yes")
@@ -141,6 +110,24 @@ def test_validation_images_are_training_images_of_all_classes() -> None:
     assert kept <= {image.tobytes() for image in sample.x_train}
 
 
+def test_validation_images_have_the_shares_of_the_classes() -> None:
+    labels = np.repeat([0, 1, 2], [200, 40, 8])
+    chosen = stratified_choice(labels, 31, seed=2)
+    assert np.bincount(labels[chosen]).tolist() == [25, 5, 1] and len(set(chosen)) == 31
+    assert not np.array_equal(chosen, stratified_choice(labels, 31, seed=3))
+    equal = load("sample").y_train
+    assert np.array_equal(stratified_choice(equal, 403, 1), balanced_choice(equal, 403, 1))
+
+
+def test_an_epoch_has_each_class_as_often_as_any_other() -> None:
+    labels = np.repeat([0, 1, 2], [70, 20, 6])
+    order = balanced_order(labels, np.random.default_rng(1))
+    times = np.bincount(order, minlength=96)
+    assert np.bincount(labels[order]).tolist() == [32, 32, 32] and len(order) == 96
+    assert times[labels == 0].max() == 1 and set(times[labels == 2]) == {5, 6}
+    assert sorted(balanced_order(np.arange(9) % 3, np.random.default_rng(1))) == list(range(9))
+
+
 def test_choice_from_unequal_classes_takes_all_of_the_small_one() -> None:
     labels = np.array([0] * 10 + [1] * 2)
     assert np.bincount(labels[balanced_choice(labels, 8, 0)]).tolist() == [6, 2]
@@ -152,48 +139,6 @@ def test_choice_from_unequal_classes_takes_all_of_the_small_one() -> None:
 def test_missing_path_names_the_choices() -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist; --data takes cifar10, .*\.npz file\.$"):
         load("nowhere")
-
-
-def test_folder_without_train(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no folder train/; expected train/CLASS"):
-        load(str(tmp_path))
-
-
-def test_one_class_only(tmp_path: Path) -> None:
-    _save(tmp_path / "train" / "cat" / "0.png", np.zeros((4, 4), np.uint8))
-    with pytest.raises(DataError, match="1 class folders; expected at least two"):
-        load(str(tmp_path))
-
-
-def test_empty_class(tree: Path) -> None:
-    (tree / "train" / "emu").mkdir()
-    with pytest.raises(DataError, match=r"emu holds no \.jpg or \.png file"):
-        load(str(tree))
-
-
-def test_unknown_class_in_test(tree: Path) -> None:
-    (tree / "test" / "emu").mkdir()
-    with pytest.raises(DataError, match="has a class 'emu' that"):
-        load(str(tree))
-
-
-def test_damaged_image_is_named(tree: Path) -> None:
-    (tree / "train" / "dog" / "3.png").write_bytes(b"\x89PNG but no more")
-    with pytest.raises(DataError, match=r"dog/3\.png is no readable image"):
-        load(str(tree))
-
-
-def test_truncated_image_is_named(tree: Path) -> None:
-    path = tree / "train" / "dog" / "3.png"
-    path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(DataError, match=r"dog/3\.png is no readable image"):
-        load(str(tree))
-
-
-def test_images_of_different_sizes_ask_for_size(tree: Path) -> None:
-    _save(tree / "train" / "dog" / "3.png", np.zeros((7, 5, 3), np.uint8))
-    with pytest.raises(DataError, match=r"3\.png is 7x5x3 pixels, the images before it 6x5x3; give --size"):
-        load(str(tree))
 
 
 @pytest.mark.parametrize(

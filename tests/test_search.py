@@ -22,7 +22,7 @@ from mnet.pipeline import Options, prepare, requested
 from mnet.profile import profile_model
 from mnet.proof import find_target_compiler
 from mnet.recipes import recipe
-from mnet.search import Candidate, Picture, Planned, family, fitted, largest_below, pick, planned, screened
+from mnet.search import Candidate, Picture, Planned, families, family, fitted, largest_below, pick, planned, screened
 from mnet.untrained import untrained_graph
 from tests.writer import serialise
 
@@ -93,7 +93,7 @@ def made_up() -> Callable[[Budget], Candidate | None]:
             patch.setattr(search, "screened", lambda net, b: b.load(_needs(by_net[id(net)])) / 1.02)
             patch.setattr(search, "planned", lambda member, b: Planned(member, Fit(b, _needs(member), "")))
             try:
-                return pick(CIFAR, budget, smaller=False).chosen.candidate
+                return pick(families(CIFAR, smaller=False), budget).chosen.candidate
             except MnetError as error:
                 assert str(error).startswith("nothing fits --")
                 return None
@@ -176,7 +176,7 @@ def test_nothing_fits_says_what_the_smallest_needs() -> None:
 @pytest.mark.slow
 def test_the_budget_of_tiny_is_used_and_its_compiled_code_keeps_it(tmp_path: Path) -> None:
     budget = Budget(ram=4608, flash=64_000, cycles=1_650_000)
-    found = pick(CIFAR, budget)
+    found = pick(families(CIFAR), budget)
     chosen = found.chosen
     assert 0.85 <= budget.load(chosen.fit.needs) <= 1
     assert chosen.candidate.multiply_adds >= 1_000_000  # tiny's are 1.17 M
@@ -229,8 +229,8 @@ def test_a_shape_of_ones_own_only_has_to_fit(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(search, "planned", costs)
     monkeypatch.setattr(search, "screened", lambda net, budget: 0.5 if budget.cycles == 4_000_000 else 2.0)
     shape = shape_of("8,16s2,16s2,16s2")
-    assert pick(CIFAR, Budget(cycles=4_000_000), shape).chosen.candidate.shape is shape
+    assert pick(families(CIFAR, shape), Budget(cycles=4_000_000)).chosen.candidate.shape is shape
     with pytest.raises(
-        MnetError, match=r"nothing fits --cycles 4000.*: --blocks 8,16s2,16s2,16s2 --size 8x8 needs arena"
+        MnetError, match=r"nothing fits --cycles 4000.*considered, --blocks 8,16s2,16s2,16s2 --size 8x8, needs arena"
     ):
-        pick(CIFAR, Budget(cycles=4000), shape)
+        pick(families(CIFAR, shape), Budget(cycles=4000))

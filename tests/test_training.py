@@ -60,7 +60,9 @@ def test_seed_recipe_is_the_articles() -> None:
     seed = recipe("seed")
     assert (seed.batch, seed.epochs, seed.optimizer, seed.normalization) == (32, 200, Nadam(0.001), Normalization.UNIT)
     assert seed.augmentation == Augmentation(flip=True, shift_fraction=0.1) and seed.label_smoothing == 0
-    with pytest.raises(MnetError, match="--recipe fast does not exist; choose from seed, default, sample, tiny"):
+    with pytest.raises(
+        MnetError, match="--recipe fast does not exist; choose from seed, default, sample, transfer, tiny"
+    ):
         recipe("fast")
 
 
@@ -314,7 +316,7 @@ def test_folders_in_the_way(tmp_path: Path) -> None:
         ({"alpha": 0.001}, "--alpha 0.001 leaves a layer no channel"),
         ({"data": "nowhere"}, "nowhere does not exist"),
         ({"train_images": 5000}, "has 4000 training images, not 5000"),
-        ({"train_images": 40, "validation_images": 0}, "40 training images make no batch of 64"),
+        ({"train_images": 1, "validation_images": 0}, "1 training images are too few"),
         ({"architecture": mobilenet(0.25, (28, 28), 1, 7)}, "7 classes"),
         ({"threads": 0}, "--threads 0"),
     ],

@@ -1,19 +1,30 @@
 """Training that starts from a trained network: what gets across, and what is said where it cannot."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image, ImageOps
 
 from mnet.architecture import Architecture, Block, Head, build, import_keras, shape_of
+from mnet.augmentation import augment, shifted
+from mnet.cli import main
 from mnet.errors import MnetError
-from mnet.recipes import Normalization
+from mnet.evaluation import Evaluation, evaluate_float
+from mnet.optimizer import TrainingState
+from mnet.progress import Progress
+from mnet.quantization import QuantizationOptions, quantize
+from mnet.recipes import Augmentation, NesterovSgd, Normalization, recipe
 from mnet.runs import plain
+from mnet.sources import load
 from mnet.training import train
-from mnet.training_task import TrainingOptions, command
+from mnet.training_task import TrainingOptions, command, fitted, task_of
 from mnet.transfer import architecture_of, find_source, start_from
 
 _NET = Architecture("net", 28, 28, 1, 3, 2, 8, (Block(2, 16), Block(2, 24)), linear_depthwise=True)
@@ -79,7 +90,7 @@ def test_weights_get_across_and_known_classes_keep_their_part_of_the_head(run: P
 
 
 def test_what_contradicts_from_is_one_sentence(run: Path, tmp_path: Path) -> None:
-    given: list[dict[str, Any]] = [{"alpha": 0.5}, {"shape": shape_of("16,24s2")}, {"size": (32, 32)}, {"channels": 3}]
+    given: list[dict[str, Any]] = [{"alpha": 0.5}, {"size": (32, 32)}, {"channels": 3}]
     for changes in given:
         with pytest.raises(MnetError, match=r"^--\w+ contradicts --from .*: the network is the one it starts from\.$"):
             train(TrainingOptions("sample", tmp_path / "run", source=str(run), **changes))
@@ -116,6 +127,157 @@ def test_the_command_names_the_source() -> None:
     assert command(TrainingOptions("photos", Path("x/run"), source="old")) == (
         "mnet train --data photos --from old --recipe default --out run"
     )
+
+
+# Fine-tuning
+
+
+def test_no_flip_mirrors_nothing(run: Path, tmp_path: Path) -> None:
+    options = TrainingOptions("sample", tmp_path / "run", source=str(run), recipe="transfer", flip=False)
+    assert "--recipe transfer --no-flip" in command(options)
+    task = task_of(options)
+    assert task.recipe.augmentation == replace(recipe("transfer").augmentation, flip=False)
+    assert task.identity()["recipe"] != task_of(replace(options, flip=True)).identity()["recipe"]
+
+
+def test_few_images_shrink_the_batch_and_many_the_epochs() -> None:
+    sgd = NesterovSgd(learning_rate=0.4)
+    chosen = replace(recipe("transfer"), batch=32, epochs=100, images=6000, optimizer=sgd)
+    few = fitted(chosen, 24, fixed_epochs=False)
+    assert (few.batch, few.epochs, few.optimizer) == (24, 100, replace(sgd, learning_rate=0.4 * 24 / 32))
+    many = fitted(chosen, 300, fixed_epochs=False)
+    assert (many.batch, many.epochs, many.optimizer) == (32, 20, sgd)
+    assert fitted(chosen, 300, fixed_epochs=True).epochs == 100
+    assert fitted(chosen, 10**6, fixed_epochs=False).epochs == 10
+    assert fitted(recipe("default"), 10**6, fixed_epochs=False) == recipe("default")
+
+
+def test_the_body_follows_the_classifier_at_its_share_of_the_rate() -> None:
+    import_keras().utils.set_random_seed(1)
+    model = build(_NET)
+    x = np.random.default_rng(1).uniform(0, 255, (4, 28, 28, 1)).astype(np.float32)
+    y = np.array([0, 1, 2, 0], np.int32)
+
+    def moved(body_rate: float) -> dict[str, float]:
+        chosen = replace(recipe("transfer"), optimizer=NesterovSgd(0.1, weight_decay=0.0), body_rate=body_rate)
+        state = TrainingState(model, _NET, chosen)
+        before = state.vectors["weights"].numpy()
+        state.step(x, y, np.float32(0.1), 0, 0)
+        change = np.abs(state.vectors["weights"].numpy() - before)
+        head = 24 * 3 + 3  # the last of the vector
+        return {"head": float(change[-head:].max()), "body": float(change[:-head].max())}
+
+    all_alike, third, frozen = moved(1.0), moved(0.3), moved(0.0)
+    assert all_alike["head"] == third["head"] == frozen["head"] > 0 == frozen["body"]
+    assert third["body"] == pytest.approx(0.3 * all_alike["body"], rel=0.01)
+
+
+def test_zoom_and_light_change_images_as_far_as_they_say() -> None:
+    x = np.full((64, 9, 9, 1), 100, np.uint8)
+    lit = augment(x, Augmentation(light=0.1), np.random.default_rng(0))
+    assert np.all(lit == lit[:, :1, :1]) and 0.7 * 25.5 < np.ptp(lit) / 2 < 25.5 + 0.1 * 28
+    ramp = np.tile(np.arange(9, dtype=np.float32)[:, None, None], (1, 1, 9, 1)) * 10
+    nearer = shifted(ramp, np.zeros(1), axis=1, zooms=np.array([0.5]))
+    assert nearer[0, :, 0, 0].tolist() == [20, 25, 30, 35, 40, 45, 50, 55, 60]
+    zoomed = augment(np.tile(ramp, (30, 1, 1, 1)).astype(np.uint8), Augmentation(zoom=0.2), np.random.default_rng(0))
+    assert 9 < (zoomed[:, 5] - zoomed[:, 4]).max() <= 12.1 and 7.9 <= (zoomed[:, 5] - zoomed[:, 4]).min() < 9
+
+
+def test_balanced_accuracy_is_the_mean_over_classes() -> None:
+    evaluation = Evaluation("float", np.array([[9, 1, 0], [1, 1, 0], [0, 0, 0]]))
+    assert evaluation.balanced == pytest.approx((0.9 + 0.5) / 2) and evaluation.fraction == pytest.approx(10 / 12)
+
+
+def _photos(folder: Path, classes: dict[str, int], seed: int) -> Path:
+    """Write pictures of the sample as people have them: of all sizes and kinds, one of them broken, one twice."""
+    data, random = load("sample"), np.random.default_rng(seed)
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        images = data.x_train[data.y_train == data.class_names.index(re.split("[ ,]", name)[0])]
+        for number, index in enumerate(random.permutation(len(images))[:count]):
+            image = Image.fromarray(images[index][..., 0]).resize([int(random.integers(24, 90))] * 2)
+            if number % 5 == 1:
+                image = ImageOps.expand(image, (0, 0, int(random.integers(0, 9)), 0))
+            mode = ("L", "RGB", "RGBA", "P", "LA", "deep")[number % 6]
+            deep = Image.fromarray(np.asarray(image, np.uint16) * 257)
+            (deep if mode == "deep" else image.convert(mode)).save(folder / name / f"{number}.png")
+    (folder / name / "0.png").write_bytes(b"\x89PNG, of which nothing more was saved")
+    shutil.copy(folder / name / "1.png", folder / name / "copy.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_from_other_classes_to_a_header_with_the_names_of_ones_own(tmp_path: Path) -> None:
+    """A network that knows six classes learns four others from 24 to 40 pictures: better than without its start."""
+    sample = load("sample")
+    known = [0, 1, 2, 3, 6, 9]
+    parts = {}
+    for part, x, y in (("train", sample.x_train, sample.y_train), ("test", sample.x_test, sample.y_test)):
+        chosen = np.concatenate([np.flatnonzero(y == label)[:400] for label in known])
+        parts |= {f"x_{part}": x[chosen], f"y_{part}": np.searchsorted(known, y[chosen])}
+    np.savez(tmp_path / "known.npz", **parts)
+    shape = shape_of("8s2,16,24s2,32,48s2")
+    options = TrainingOptions("", tmp_path / "known", shape=shape, alpha=1.0, epochs=8, threads=1, recipe="sample")
+    train(replace(options, data=str(tmp_path / "known.npz")))
+
+    photos = _photos(tmp_path / "photos", {"bag": 40, "coat": 24, 'sandal "new"': 32, "sneaker, white": 28}, seed=1)
+    words = ["train", "--data", str(photos), "--from", str(tmp_path / "known"), "--epochs", "30", "--threads", "1"]
+    done = CliRunner().invoke(main, [*words, "--json", "--out", str(tmp_path / "pets")])
+    assert done.exit_code == 0, done.output
+    assert "cannot be read: 1 (" in done.stderr and "copies of others: 1 (" in done.stderr
+    alone = train(
+        replace(
+            options, data=str(photos), out=tmp_path / "alone", size=(28, 28), channels=1, recipe="transfer", epochs=30
+        )
+    )
+    labels = [sample.class_names.index(name) for name in ("bag", "coat", "sandal", "sneaker")]
+    chosen = np.flatnonzero(np.isin(sample.y_test, labels))
+    x, y = sample.x_test[chosen], np.array([labels.index(label) for label in sample.y_test[chosen]])
+    told, other = (evaluate_float(tmp_path / name, x, y).fraction for name in ("pets", "alone"))
+    assert told > 0.7 and told > other + 0.05 and alone.history[-1].epoch == 30
+
+    card = (tmp_path / "pets" / "README.md").read_text()
+    assert (
+        "known, sha256 " in card
+        and "bag (40), coat (24)" in card
+        and "each class counting as much as any other | " in card
+    )
+    int8 = tmp_path / "pets.tflite"
+    for command_words in (
+        ["quantize", str(tmp_path / "pets"), "-o", str(int8)],
+        ["codegen", str(int8), "-o", str(tmp_path / "c")],
+    ):
+        done = CliRunner().invoke(main, command_words)
+        assert done.exit_code == 0, done.output
+    header = (tmp_path / "c" / "pets.h").read_text()
+    assert '#define PETS_LABELS { "bag", "coat", "sandal \\"new\\"", "sneaker, white" }' in header
+    again = tmp_path / "again.tflite"
+    quantize(QuantizationOptions(tmp_path / "pets", again))
+    assert again.read_bytes() == int8.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_resumed_run_needs_the_same_start(run: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(run, source)
+    options = TrainingOptions(
+        "sample", tmp_path / "run", source=str(source), recipe="sample", epochs=2, train_images=200, threads=1
+    )
+
+    def interrupt(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, interrupt)
+    other = import_keras().models.load_model(source / "model.keras", compile=False)
+    other.variables[0].assign(other.variables[0] + 1)
+    (source / "model.keras").rename(tmp_path / "old.keras")
+    other.save(source / "model.keras")
+    with pytest.raises(MnetError, match="was trained with another source"):
+        train(replace(options, resume=True))
+    (tmp_path / "old.keras").replace(source / "model.keras")
+    assert len(train(replace(options, resume=True)).history) == 2
 
 
 @pytest.mark.slow

@@ -47,9 +47,9 @@ def test_codegen_knows_only_the_values() -> None:
 def test_the_data_side_knows_nothing_of_codegen() -> None:
     names = (
         "architecture augmentation budget calibration comparison conversion cost datasets evaluation "
-        "fake_quantization fidelity flatbuffer folding golden images improvement labels layer_names network "
-        "operands optimizer progress published qat quantization recipes runs sources tflite trained training "
-        "training_task transfer"
+        "fake_quantization fidelity flatbuffer folders folding golden images improvement labels layer_names "
+        "network operands optimizer progress pruning published qat quantization recipes runs sources tflite trained "
+        "training training_task transfer"
     )
     for name in names.split():
         ours = {module for module in imports(ROOT / "mnet" / f"{name}.py") if module.split(".")[0] == "codegen"}

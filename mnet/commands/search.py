@@ -1,33 +1,69 @@
 """`mnet search`, and what `mnet train` does with a budget: the largest network that fits, and why that one."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
 from mnet.architecture import Head, Shape
 from mnet.budget import Budget
 from mnet.commands.console import Column, print_json, print_table, progress
+from mnet.cost import cost
 from mnet.errors import MnetError
-from mnet.search import MARGIN, Pick, Picture, Planned, pick
+from mnet.pruning import narrower, nested_shapes
+from mnet.search import MARGIN, Groups, Pick, Picture, Planned, candidate, families, pick
 from mnet.sources import load
 from mnet.training_task import TrainingOptions
+from mnet.transfer import find_source
 
 
 def within(options: TrainingOptions, budget: Budget) -> TrainingOptions:
-    """Return the options with the shape and the size that a budget allows.
+    """Return the options with the shape and the size that a budget allows; with --from, of its narrower forms.
 
     Raises:
         MnetError: nothing fits, or options that choose widths in another way.
     """
-    if options.source is not None:
-        raise MnetError(f"--from {options.source} fixes the network, and a budget chooses one; give one of them.")
     if options.alpha is not None or options.stem_stride is not None:
         raise MnetError("a budget chooses widths and strides: leave out --alpha and --stem-stride, or give --blocks.")
-    dataset = load(options.data, size=options.size, channels=options.channels)
-    picture = Picture(*dataset.image_shape, len(dataset.class_names), options.head)
     with progress() as report:
-        chosen = pick(picture, budget, options.shape, smaller=options.size is None, report=report).chosen
+        chosen = pick(_choices(options), budget, report).chosen
     a = chosen.candidate.architecture
-    return replace(options, shape=chosen.candidate.shape, size=(a.height, a.width), fit=chosen.fit)
+    size = (a.height, a.width) if options.source is None else None
+    return replace(options, shape=chosen.candidate.shape, size=size, fit=chosen.fit)
+
+
+def _choices(options: TrainingOptions) -> Iterable[Groups]:
+    dataset = load(options.data, size=options.size, channels=options.channels)
+    classes = len(dataset.class_names)
+    if options.source is None:
+        picture = Picture(*dataset.image_shape, classes, options.head)
+        return families(picture, options.shape, smaller=options.size is None)
+    source = find_source(options.source)
+    a = source.architecture
+    picture = Picture(a.height, a.width, a.channels, classes, a.head if options.head is Head.SOFTMAX else options.head)
+    shapes = (options.shape,) if options.shape else nested_shapes(source.weights(), a)
+    return ({"pruned": tuple(candidate("pruned", shape, picture) for shape in shapes)},)
+
+
+def pruned(options: TrainingOptions, keep: float) -> TrainingOptions:
+    """Return the options with the widest narrower form of --from that has at most a share of its multiply-adds.
+
+    Raises:
+        MnetError: no network to prune, or a share that leaves nothing.
+    """
+    if options.source is None or options.shape is not None:
+        raise MnetError("--prune takes channels from a trained network: give it with --from, and no --blocks.")
+    if not 0 < keep <= 1:
+        raise MnetError(f"--prune {keep:g} is no share of multiply-adds to keep: more than 0, at most 1.")
+    source = find_source(options.source)
+    most = keep * cost(source.architecture).multiply_adds
+    shapes = nested_shapes(source.weights(), source.architecture)
+    sizes = [cost(narrower(source.architecture, shape, source.name)).multiply_adds for shape in shapes]
+    if sizes[0] > most:
+        raise MnetError(
+            f"--prune {keep:g} leaves too little of {source.name}: its narrowest form, {shapes[0]}, has "
+            f"{sizes[0]:,} multiply-adds, {keep:.0%} are {most:,.0f}."
+        )
+    return replace(options, shape=[shape for shape, size in zip(shapes, sizes, strict=True) if size <= most][-1])
 
 
 def search(
@@ -54,7 +90,7 @@ def search(
     else:
         picture = Picture(*(size or (32, 32)), channels or 3, classes, head)
     with progress() as report:
-        found = pick(picture, budget, shape, smaller=size is None, report=report)
+        found = pick(families(picture, shape, smaller=size is None), budget, report)
     if json_file:
         print_json(_as_json(budget, found), json_file)
     if json_file != "-":
