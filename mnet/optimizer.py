@@ -15,8 +15,7 @@ from mnet import network
 from mnet.architecture import HEAD_LAYER, Architecture
 from mnet.datasets import Images, Labels, batches
 from mnet.pruning import is_sparse
-from mnet.recipes import Nadam, NesterovSgd, Optimizer, Recipe
-from mnet.teacher import Teacher
+from mnet.recipes import Distillation, Nadam, NesterovSgd, Optimizer, Recipe
 
 _EVALUATION_BATCH = 500
 
@@ -48,20 +47,26 @@ class TrainingState:
         architecture: Architecture,
         chosen: Recipe,
         forward: Callable[..., Any] = network.forward,
-        teacher: Teacher | None = None,
+        teacher: Callable[[Any], Any] | None = None,
         sparsity: float = 0.0,
     ) -> None:
-        """Start from the weights of `model`; `forward` runs the network that they belong to.
+        """Prepare the first step.
 
-        With `sparsity`, that times |scale| is added to the loss for scales that count: see `mnet.pruning`.
+        Args:
+            model: whose weights to start from.
+            architecture: of it.
+            chosen: how to train.
+            forward: runs the network that the weights belong to.
+            teacher: gives, for normalized images, the logits to learn besides the labels, or in their place.
+            sparsity: that times |scale| is added to the loss for scales that count: see `mnet.pruning`.
         """
         import tensorflow as tf
 
         self._tf = tf
         self._architecture = architecture
         self._recipe = chosen
-        self._teacher = teacher
         self._forward = forward
+        self._teacher = teacher
         self._trained = [(v.path, tuple(v.shape)) for v in model.trainable_variables]
         self._moving = [
             (v.path, tuple(v.shape))
@@ -143,15 +148,15 @@ class TrainingState:
         tf, chosen, vectors = self._tf, self._recipe, self.vectors
         classes = self._architecture.classes
         with tf.GradientTape() as tape:
-            weights = self._split(vectors["weights"], self._trained)
+            weights, real = self._split(vectors["weights"], self._trained), self._normalized(x)
             logits, statistics = self._forward(
-                self._architecture, weights, self._normalized(x), training=True, dropout_seed=tf.stack([seed, step])
+                self._architecture, weights, real, training=True, dropout_seed=tf.stack([seed, step])
             )
             target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
             losses = tf.nn.softmax_cross_entropy_with_logits(target, logits)
             if self._teacher is not None:
                 share = chosen.distillation.share
-                losses = (1 - share) * losses + share * self._teacher.loss(logits, x)
+                losses = (1 - share) * losses + share * distance(self._teacher(real), logits, chosen.distillation)
             loss = tf.reduce_mean(losses)
         gradient = tape.gradient(loss, vectors["weights"])
         self._update(gradient, rate * self._shares, tf.cast(step, tf.float32))
@@ -189,6 +194,24 @@ class TrainingState:
                 weights.assign_sub(rate * mean / (deviation + epsilon))
             case _:
                 assert_never(self._recipe.optimizer)
+
+
+def distance(wanted: Any, logits: Any, how: Distillation) -> Any:
+    """Return how far a student's answers are from its teacher's: a cross entropy for each image.
+
+    Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network". The gradient of softened
+    answers is smaller by the square of the temperature, which the factor undoes.
+
+    Args:
+        wanted: logits of the teacher, [images, classes].
+        logits: of the student.
+        how: the temperature.
+    """
+    import tensorflow as tf
+
+    softened = tf.stop_gradient(tf.nn.softmax(wanted / how.temperature))
+    losses = tf.nn.softmax_cross_entropy_with_logits(softened, logits / how.temperature)
+    return losses * how.temperature**2
 
 
 def is_decayed(path: str) -> bool:

@@ -200,6 +200,8 @@ QAT = replace(
     what="quantization-aware: on from a trained network in int8, at a low rate that falls to 0",
     epochs=4,
     optimizer=NesterovSgd(learning_rate=2e-4, warm_up=0.02, weight_decay=0.0),
+    label_smoothing=0.0,  # of no labels: a float network teaches
+    distillation=Distillation(share=1.0, temperature=1.0),
 )
 
 POLISH = replace(

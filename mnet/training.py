@@ -102,7 +102,7 @@ def train(
     model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
     if task.source is not None:
         start_from(task.source, model, dataset.class_names, task.architecture)
-    teacher = None if task.teacher is None else teacher_of(task.teacher, chosen.distillation)
+    teacher = None if task.teacher is None else teacher_of(task.teacher, chosen.normalization)
     state = TrainingState(model, task.architecture, chosen, teacher=teacher, sparsity=options.sparsity)
     history: list[EpochRow] = []
     identity = task.identity()

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from mnet.architecture import Architecture, Block, build, import_keras
+from mnet.architecture import Architecture, Block, import_keras
 from mnet.errors import MnetError
+from mnet.optimizer import distance
 from mnet.recipes import Distillation, Normalization
-from mnet.teacher import Teacher
+from mnet.teacher import teacher_of
 from mnet.training import train
 from mnet.training_task import TrainingOptions
+from mnet.transfer import find_source
 
 _NET = Architecture("tiny", 28, 28, 1, 10, 2, 8, (Block(2, 16), Block(2, 24)), dropout=0.0)
 
@@ -25,22 +28,33 @@ def _options(out: Path, **changes: object) -> TrainingOptions:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_loss_is_the_softened_cross_entropy_and_least_for_the_teachers_own_answers(temperature: float) -> None:
-    import tensorflow as tf
+def test_distance_is_the_softened_cross_entropy_and_least_for_the_teachers_own_answers(temperature: float) -> None:
+    random = np.random.default_rng(0)
+    wanted, other = (random.normal(0, 3, (6, 10)).astype(np.float32) for _ in range(2))
 
-    import_keras().utils.set_random_seed(1)
-    model = build(_NET)
-    weights = {v.path: np.asarray(v.numpy(), np.float32) for v in model.variables}
-    teacher = Teacher(_NET, Normalization.SYMMETRIC, weights, Distillation(0.5, temperature))
-    x = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.float32)
-    logits = import_keras().Model(model.input, model.get_layer("reshape_2").output)(x / 128 - 1)
-    softened = tf.nn.softmax(logits / temperature)
-    entropy = -tf.reduce_sum(softened * tf.math.log(softened), 1) * temperature**2
-    assert np.allclose(teacher.loss(logits, x), entropy, rtol=1e-4)
-    other = tf.constant(np.random.default_rng(1).normal(size=(4, 10)).astype(np.float32))
-    expected = -tf.reduce_sum(softened * tf.nn.log_softmax(other / temperature), 1) * temperature**2
-    assert np.allclose(teacher.loss(other, x), expected, rtol=1e-4)
-    assert np.all(teacher.loss(other, x).numpy() > entropy.numpy())
+    def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        softened = logits.astype(np.float64) / temperature
+        return softened - np.log(np.exp(softened).sum(1, keepdims=True))
+
+    for logits in (wanted, other):
+        expected = -(np.exp(log_softmax(wanted)) * log_softmax(logits)).sum(1) * temperature**2
+        np.testing.assert_allclose(distance(wanted, logits, Distillation(0.5, temperature)), expected, rtol=1e-4)
+    nearest, further = (distance(wanted, logits, Distillation(0.5, temperature)).numpy() for logits in (wanted, other))
+    assert np.all(further > nearest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theirs", list(Normalization))
+def test_a_teacher_sees_the_same_images_however_they_are_normalized(tmp_path: Path, theirs: Normalization) -> None:
+    run = train(_options(tmp_path / "run", recipe="seed" if theirs is Normalization.UNIT else "sample", epochs=1))
+    bytes_ = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.float32)
+    model = import_keras().models.load_model(run.model, compile=False)
+    logits = import_keras().Model(model.input, model.get_layer("reshape_2").output)
+    expected = logits((bytes_ - 128 - theirs.zero_point) * theirs.scale, training=False)
+    for ours in Normalization:
+        given = (bytes_ - 128 - ours.zero_point) * ours.scale
+        made = teacher_of(find_source(str(run.folder)), ours)(given)
+        np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
