@@ -252,6 +252,9 @@ def doctor(json_file: str | None) -> None:
     "--recipe",
     help="tiny, small, large, default, sample, seed or transfer (with --from); see mnet/recipes.py.",
 )
+@click.option(
+    "--no-flip", "flip", is_flag=True, flag_value=False, default=True, help="Mirror no image: for text, arrows."
+)
 @click.option("--epochs", type=int, help="By default what the recipe says.")
 @click.option("--minutes", type=float, help="In place of epochs: end then, however busy the machine is.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")

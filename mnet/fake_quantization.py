@@ -11,7 +11,7 @@ import numpy as np
 from mnet.architecture import Architecture, Kind, import_keras
 from mnet.calibration import LARGEST_WEIGHT, Float32Array, Grid, rounded_weights
 from mnet.datasets import batches
-from mnet.folding import Weights, activated, folded_model, stages, sums
+from mnet.folding import Weights, activated, exact_logits, folded_model, stages, sums
 
 _BATCH = 500  # images at once
 _LARGEST_BIAS = 2.0**30
@@ -89,13 +89,10 @@ def logits_of(
     """
     parts = []
     for part in batches(len(x), _BATCH):
-        made: Any = x[part]
         if grids is None:
-            for stage in stages(architecture):
-                made = activated(stage, sums(stage, weights, made))
-            made = made[:, 0, 0]
+            made = exact_logits(architecture, weights, x[part])
         else:
-            made, _ = fake_quantized_forward(grids)(architecture, weights, made, training=False)
+            made, _ = fake_quantized_forward(grids)(architecture, weights, x[part], training=False)
         parts.append(np.asarray(made))
     return np.concatenate(parts)
 

@@ -91,6 +91,13 @@ def activated(stage: Stage, x: Any) -> Any:
     return tf.nn.relu6(x) if stage.relu6 else x
 
 
+def exact_logits(architecture: Architecture, weights: Mapping[str, Any], x: Any) -> Any:
+    """Return the logits [images, classes] of folded weights for normalized images."""
+    for stage in stages(architecture):
+        x = activated(stage, sums(stage, weights, x))
+    return x[:, 0, 0]
+
+
 def folded_model(architecture: Architecture, weights: Weights, quantizer: Callable[[str], Any] | None = None) -> Any:
     """Return the Keras model of folded weights.
 

@@ -1,6 +1,7 @@
 """Images as arrays of bytes: decoded, scaled, in grey or in colours."""
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def decoded(content: bytes, name: str, channels: int | None, size: tuple[int, in
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
             if size is not None:
                 image.draft(image.mode, (2 * max(size), 2 * max(size)))  # a JPEG need not be decoded at its full size
             picture = ImageOps.exif_transpose(image)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mnet.errors import DataError
 from mnet.graph import Graph, Int8Array
-from mnet.images import SUFFIXES, decoded, resized
+from mnet.images import SUFFIXES, decoded
 from mnet.verify import random_inputs
 
 
@@ -21,8 +21,9 @@ def read_input(path: Path, graph: Graph) -> dict[str, Int8Array]:
     """Return what a file holds of each input, by name: int8 [1, height, width, channels].
 
     Args:
-        path: .npy of int8 values, .bin of as many bytes, or a picture, which is scaled and of which each byte b becomes
-            b - 128, as `mnet eval` does. For several inputs .bin with all their bytes, one input after the other.
+        path: .npy of int8 values, .bin of as many bytes, or a picture, which is scaled, its middle cut out, and of
+            which each byte b becomes b - 128, as `mnet eval` does. For several inputs .bin with all their bytes, one
+            input after the other.
         graph: the model.
 
     Raises:
@@ -69,8 +70,5 @@ def _values(path: Path, shape: tuple[int, int, int], count: int, expected: str) 
 def _picture(content: bytes, path: Path, shape: tuple[int, int, int], expected: str) -> Int8Array:
     if shape[2] not in (1, 3):
         raise DataError(f"{path} is a picture; {expected}, which is none.")
-    image = decoded(content, str(path), shape[2])[None]
-    if image.shape[1:3] != shape[:2]:
-        image = resized(image, shape[:2])
-    pixels: Int8Array = (image[0] ^ 0x80).view(np.int8)  # byte - 128
+    pixels: Int8Array = (decoded(content, str(path), shape[2], shape[:2]) ^ 0x80).view(np.int8)  # byte - 128
     return pixels

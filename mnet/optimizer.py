@@ -47,11 +47,18 @@ class TrainingState:
         architecture: Architecture,
         chosen: Recipe,
         forward: Callable[..., Any] = network.forward,
+        teacher: Callable[[Any], Any] | None = None,
         sparsity: float = 0.0,
     ) -> None:
-        """Start from the weights of `model`; `forward` runs the network that they belong to.
+        """Prepare the first step.
 
-        With `sparsity`, that times |scale| is added to the loss for scales that count: see `mnet.pruning`.
+        Args:
+            model: whose weights to start from.
+            architecture: of it.
+            chosen: how to train.
+            forward: runs the network that the weights belong to.
+            teacher: gives, for normalized images, the logits to learn in place of labels (Hinton et al. 2015).
+            sparsity: that times |scale| is added to the loss for scales that count: see `mnet.pruning`.
         """
         import tensorflow as tf
 
@@ -59,6 +66,7 @@ class TrainingState:
         self._architecture = architecture
         self._recipe = chosen
         self._forward = forward
+        self._teacher = teacher
         self._trained = [(v.path, tuple(v.shape)) for v in model.trainable_variables]
         self._moving = [
             (v.path, tuple(v.shape))
@@ -140,11 +148,14 @@ class TrainingState:
         tf, chosen, vectors = self._tf, self._recipe, self.vectors
         classes = self._architecture.classes
         with tf.GradientTape() as tape:
-            weights = self._split(vectors["weights"], self._trained)
+            weights, real = self._split(vectors["weights"], self._trained), self._normalized(x)
             logits, statistics = self._forward(
-                self._architecture, weights, self._normalized(x), training=True, dropout_seed=tf.stack([seed, step])
+                self._architecture, weights, real, training=True, dropout_seed=tf.stack([seed, step])
             )
-            target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
+            if self._teacher is None:
+                target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
+            else:
+                target = tf.stop_gradient(tf.nn.softmax(self._teacher(real)))
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
         gradient = tape.gradient(loss, vectors["weights"])
         self._update(gradient, rate * self._shares, tf.cast(step, tf.float32))

@@ -1,9 +1,10 @@
-"""Quantization-aware training: a folded network trained on with int8 weights and activations, then baked into a file.
+"""Quantization-aware training: a folded network trained on with int8 weights and activations to answer as in float.
 
 The epochs are those of `mnet train`; after each, the network is converted and judged as the int8 file that it would
 become, by LiteRT on the validation images. A killed training goes on from the last epoch.
 """
 
+import functools
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from mnet.conversion import convert
 from mnet.datasets import Images
 from mnet.evaluation import evaluate_int8
 from mnet.fake_quantization import baked_model, fake_quantized_forward
-from mnet.folding import Weights, folded_model
+from mnet.folding import Weights, exact_logits, folded_model
 from mnet.optimizer import TrainingState
 from mnet.progress import Progress
 from mnet.recipes import QAT, Augmentation, Normalization, Recipe
@@ -41,7 +42,8 @@ class QuantizedTraining:
     """What is trained: the chain that `mnet.folding` made of a trained network, and its grids."""
 
     task: Task  # images, recipe and architecture; where the result goes; whether to resume
-    weights: Weights
+    teacher: Weights  # of the network in float, whose logits are learned
+    weights: Weights  # to start from
     grids: Mapping[str, Grid]
     calibration: Images  # for the converter, which takes no range from them
     identity: Mapping[str, Any]  # of the network and its options, for a resumed training to agree with
@@ -55,7 +57,6 @@ def qat_recipe(values: Mapping[str, Any], epochs: int | None, normalization: Nor
         batch=int(values["batch"]),
         augmentation=Augmentation(**values["augmentation"]),
         normalization=normalization,
-        label_smoothing=float(values["label_smoothing"]),
     )
 
 
@@ -76,7 +77,8 @@ def train_quantized(
     partial = partial_folder(out)
     check_partial(partial, out, resume=task.options.resume)
     model = folded_model(task.architecture, training.weights)
-    state = TrainingState(model, task.architecture, task.recipe, fake_quantized_forward(training.grids))
+    teacher = functools.partial(exact_logits, task.architecture, training.teacher)
+    state = TrainingState(model, task.architecture, task.recipe, fake_quantized_forward(training.grids), teacher)
     state.vectors["best_weights"] = tf.Variable(state.vectors["weights"])
     identity = task.identity() | dict(training.identity)
     partial.mkdir(parents=True, exist_ok=True)

@@ -218,7 +218,7 @@ def _improved(options: QuantizationOptions, material: _Material, report: Callabl
     weights, grids = improve(folded, x, material.normalization, how)
     history: list[EpochRow] = []
     if options.qat:
-        training = _training(options, material, replace(folded, weights=weights), grids, how)
+        training = _training(options, material, folded, replace(folded, weights=weights), grids, how)
         weights, history = train_quantized(training, report)
     content = convert(
         baked_model(architecture, weights, grids), material.calibration, material.normalization, str(material.path)
@@ -235,7 +235,12 @@ def _improved(options: QuantizationOptions, material: _Material, report: Callabl
 
 
 def _training(
-    options: QuantizationOptions, material: _Material, start: Folded, grids: Mapping[str, Grid], how: Improvements
+    options: QuantizationOptions,
+    material: _Material,
+    teacher: Folded,
+    start: Folded,
+    grids: Mapping[str, Grid],
+    how: Improvements,
 ) -> QuantizedTraining:
     assert material.run is not None  # folded_network has used it
     chosen = qat_recipe(material.run["recipe"], options.epochs, material.normalization)
@@ -245,6 +250,7 @@ def _training(
     )
     return QuantizedTraining(
         Task(wanted, chosen, start.architecture, material.dataset, material.split, source=None),
+        teacher.weights,
         start.weights,
         grids,
         material.calibration,

@@ -191,6 +191,7 @@ QAT = replace(
     what="quantization-aware: on from a trained network in int8, at a low rate that falls to 0",
     epochs=4,
     optimizer=NesterovSgd(learning_rate=2e-4, warm_up=0.02, weight_decay=0.0),
+    label_smoothing=0.0,  # of no labels: a float network teaches
 )
 
 RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TRANSFER, TINY, SMALL, LARGE)}

@@ -113,15 +113,16 @@ def model_card(run: dict[str, Any]) -> str:
     rates = ", ".join(f"{key} {value}" for key, value in chosen["optimizer"].items() if key != "class")
     rows = {
         f"accuracy, {data['test_images']:,} test images": f"{run['test_accuracy']:.2%} (float)",
+        **_by_class(run),
         f"accuracy, {data['validation_images']:,} validation images": (
             "none kept back" if validation is None else f"{validation:.2%}"
         ),
-        **_by_class(run),
         "parameters": f"{run['parameters']:,}, of which trained {run['trainable_parameters']:,}",
         "multiply-adds": f"{run['multiply_adds']:,}",
         **({"budget, planned before training": run["fit"]["words"]} if run.get("fit") else {}),
         "data": f"{data['description']}, {data['train_images']:,} training images",
         "licence of the data": data["licence"],
+        **{f"remark {number} on the data": remark for number, remark in enumerate(data["remarks"], 1)},
         **_start(run),
         "classes": ", ".join(_classes(data)),
         "input": f"{chosen['normalization']} of each byte x; as int8: byte - 128",
@@ -165,13 +166,10 @@ def _classes(data: dict[str, Any]) -> list[str]:
 
 
 def _by_class(run: dict[str, Any]) -> dict[str, str]:
-    """Return the rows of the card on classes of which some have more images than others, and what is left out."""
-    rows = {}
-    if len(set(run["data"]["images_of_class"])) > 1:
-        rows["the same, each class counting as much"] = f"{run['balanced_test_accuracy']:.2%}"
-    for number, remark in enumerate(run["data"]["remarks"], 1):
-        rows[f"remark {number} on the data"] = remark
-    return rows
+    """Return the row of the card on the accuracy of classes of which some have more images than others."""
+    if len(set(run["data"]["images_of_class"])) == 1:
+        return {}
+    return {"the same, each class counting as much as any other": f"{run['balanced_test_accuracy']:.2%} (float)"}
 
 
 def _start(run: dict[str, Any]) -> dict[str, str]:

@@ -64,6 +64,7 @@ class TrainingResult:
     description: str  # of the data
     test_accuracy: float
     balanced_accuracy: float  # of the same images: the mean over the classes
+    test_images: int
     history: tuple[EpochRow, ...]
     seconds: float  # of all epochs, those before a resume included
 
@@ -136,6 +137,7 @@ def train(
         description=dataset.description,
         test_accuracy=tested.fraction,
         balanced_accuracy=tested.balanced,
+        test_images=tested.images,
         history=tuple(history),
         seconds=seconds,
     )

@@ -36,6 +36,7 @@ class TrainingOptions:
     source: str | None = None  # a trained network to start from, see `mnet.transfer`; `shape` then only narrows it
     fit: Fit | None = None  # why this shape and size: the budget that they keep; it is only recorded
     recipe: str = "default"
+    flip: bool = True  # as the recipe says; False mirrors no image, as text and arrows want it
     epochs: int | None = None
     minutes: float | None = None  # in place of epochs: end then, whatever else the machine does
     sparsity: float = 0.0  # how strongly the scales of channels are drawn to 0, see `mnet.pruning`
@@ -72,7 +73,7 @@ def command(options: TrainingOptions) -> str:
         words.append(f"--from {options.source}")
     if options.fit is not None:
         words.append(str(options.fit.budget))
-    words.append(f"--recipe {options.recipe}")
+    words += [f"--recipe {options.recipe}", *["--no-flip"] * (not options.flip)]
     for flag, value in (
         ("--epochs", options.epochs),
         ("--minutes", options.minutes),
@@ -126,6 +127,8 @@ def task_of(options: TrainingOptions) -> Task:
     if not 0 <= options.sparsity < math.inf:
         raise MnetError(f"--sparsity {options.sparsity:g} is no strength; 0 or more, such as 1e-4.")
     chosen = _with_length(recipe(options.recipe), options.epochs, options.minutes)
+    if not options.flip:
+        chosen = replace(chosen, augmentation=replace(chosen.augmentation, flip=False))
     source = _source(options)
     if source is not None:
         chosen = replace(chosen, normalization=source.normalization)

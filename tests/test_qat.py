@@ -1,5 +1,6 @@
 """Quantization-aware training and PTQ+: what lies in the file, what a kill costs, and what bad input gets."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,22 @@ import pytest
 from click.testing import CliRunner
 
 from mnet import golden
-from mnet.architecture import Architecture, Block, Head, import_keras
-from mnet.calibration import Calibration, rounded_weights, weight_scales, weighted
+from mnet.architecture import Architecture, Block, Head, build, import_keras
+from mnet.calibration import Calibration, calibrate, rounded_weights, weight_scales, weighted
 from mnet.cli import main
 from mnet.comparison import compare
 from mnet.conversion import convert
 from mnet.errors import MnetError, ModelError
 from mnet.evaluation import evaluate_float, evaluate_int8, run_int8
-from mnet.fake_quantization import baked_model
-from mnet.folding import stages
+from mnet.fake_quantization import baked_model, fake_quantized_forward
+from mnet.folding import exact_logits, fold, folded_model, stages
 from mnet.graph import Conv2D, DepthwiseConv2D
 from mnet.improvement import Improvements, folded_network, improve
+from mnet.optimizer import TrainingState
 from mnet.oracle import LITERT
 from mnet.progress import Progress
 from mnet.quantization import QuantizationOptions, quantize
-from mnet.recipes import Normalization
+from mnet.recipes import QAT, Normalization
 from mnet.runs import partial_folder, read_run
 from mnet.sources import load
 from mnet.tflite import read_model
@@ -154,6 +156,23 @@ def test_a_comparison_counts_image_by_image_and_goes_on_after_a_kill(run: Path, 
         compare(replace(options, model=other))
     with pytest.raises(MnetError, match="name a folder"):
         compare(replace(options, out=tmp_path / "a.tflite"))
+
+
+def test_a_student_of_a_teacher_sees_no_labels() -> None:
+    net = replace(_NET, height=8, width=8)
+    weights = fold(net, {variable.path: variable.numpy() for variable in build(net).variables})
+    x = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.float32)
+    grids = calibrate(net, weights, x / 128 - 1, Normalization.SYMMETRIC, Calibration.MINMAX)
+    teacher = functools.partial(exact_logits, net, weights)
+
+    def after_a_step(labels: list[int], teacher: Any) -> Any:
+        state = TrainingState(folded_model(net, weights), net, QAT, fake_quantized_forward(grids), teacher)
+        state.step(x, np.array(labels, np.int32), np.float32(0.1), 0, 0)
+        return state.vectors["weights"].numpy()
+
+    first, second = [0, 1, 2, 3], [3, 2, 1, 0]
+    np.testing.assert_array_equal(after_a_step(first, teacher), after_a_step(second, teacher))
+    assert not np.array_equal(after_a_step(first, None), after_a_step(second, None))
 
 
 # What bad input gets

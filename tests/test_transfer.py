@@ -24,7 +24,7 @@ from mnet.recipes import Augmentation, NesterovSgd, Normalization, recipe
 from mnet.runs import plain
 from mnet.sources import load
 from mnet.training import train
-from mnet.training_task import TrainingOptions, command, fitted
+from mnet.training_task import TrainingOptions, command, fitted, task_of
 from mnet.transfer import architecture_of, find_source, start_from
 
 _NET = Architecture("net", 28, 28, 1, 3, 2, 8, (Block(2, 16), Block(2, 24)), linear_depthwise=True)
@@ -132,6 +132,14 @@ def test_the_command_names_the_source() -> None:
 # Fine-tuning
 
 
+def test_no_flip_mirrors_nothing(run: Path, tmp_path: Path) -> None:
+    options = TrainingOptions("sample", tmp_path / "run", source=str(run), recipe="transfer", flip=False)
+    assert "--recipe transfer --no-flip" in command(options)
+    task = task_of(options)
+    assert task.recipe.augmentation == replace(recipe("transfer").augmentation, flip=False)
+    assert task.identity()["recipe"] != task_of(replace(options, flip=True)).identity()["recipe"]
+
+
 def test_few_images_shrink_the_batch_and_many_the_epochs() -> None:
     sgd = NesterovSgd(learning_rate=0.4)
     chosen = replace(recipe("transfer"), batch=32, epochs=100, images=6000, optimizer=sgd)
@@ -229,7 +237,11 @@ def test_from_other_classes_to_a_header_with_the_names_of_ones_own(tmp_path: Pat
     assert told > 0.7 and told > other + 0.05 and alone.history[-1].epoch == 30
 
     card = (tmp_path / "pets" / "README.md").read_text()
-    assert "known, sha256 " in card and "bag (40), coat (24)" in card and "each class counting as much" in card
+    assert (
+        "known, sha256 " in card
+        and "bag (40), coat (24)" in card
+        and "each class counting as much as any other | " in card
+    )
     int8 = tmp_path / "pets.tflite"
     for command_words in (
         ["quantize", str(tmp_path / "pets"), "-o", str(int8)],

@@ -33,7 +33,8 @@ def train(options: TrainingOptions, budget: Budget | None, keep: float | None, j
     balanced = ""
     if f"{result.balanced_accuracy:.2%}" != f"{result.test_accuracy:.2%}":
         balanced = f" ({result.balanced_accuracy:.2%} where each class counts as much as any other)"
-    print(f"{result.model}: {result.test_accuracy:.2%}{balanced} of the test images of {result.description}, float")
+    tested = f"{result.test_images:,} test images of {result.description}"
+    print(f"{result.model}: {result.test_accuracy:.2%}{balanced} of the {tested}, float")
     print(f"trained {len(result.history)} epochs in {result.seconds:,.0f} s; {result.folder}/README.md describes it")
     print(f"next: mnet quantize {result.folder} -o {result.folder.name}.tflite")
     if options.fit is not None:
