@@ -83,8 +83,8 @@ class Pick:
 Groups = Mapping[str, tuple[Candidate, ...]]  # by profile; the fewest multiply-adds first
 
 
-def scaled(shape: Shape, scale: float) -> Shape:
-    """Return a shape with all widths scaled, then rounded to multiples of 8, below 32 of 4.
+def scaled(shape: Shape, scale: float, grain: int = 8) -> Shape:
+    """Return a shape with all widths scaled, then rounded to multiples of 8, below 32 of `grain`.
 
     >>> from mnet.architecture import shape_of
     >>> str(scaled(shape_of("16s2,24,48s2"), 1.5))
@@ -92,8 +92,8 @@ def scaled(shape: Shape, scale: float) -> Shape:
     """
 
     def width(old: int) -> int:
-        grain = 4 if old * scale < 32 else 8
-        return max(_NARROWEST, int(old * scale / grain + 0.5) * grain)
+        step = grain if old * scale < 32 else 8
+        return max(_NARROWEST, int(old * scale / step + 0.5) * step)
 
     stem, *blocks = (Block(block.stride, width(block.width)) for block in (shape.stem, *shape.blocks))
     return Shape(stem, tuple(blocks), shape.linear_depthwise)
@@ -132,7 +132,8 @@ def family(picture: Picture) -> Groups:
     found = {}
     for name in PROFILES:
         base = fitted(RECIPES[name].shape, side)
-        shapes = {str(s): s for n in range(_LEAST, _MOST + 1) for s in [scaled(base, 2 ** (n / _STEP))]}
+        scales = [2 ** (number / _STEP) for number in range(_LEAST, _MOST + 1)]
+        shapes = {str(shape): shape for grain in (4, 8) for shape in (scaled(base, scale, grain) for scale in scales)}
         members = [candidate(name, shape, picture) for shape in shapes.values()]
         found[name] = tuple(sorted(members, key=lambda member: member.multiply_adds))
     return found

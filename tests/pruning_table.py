@@ -42,7 +42,7 @@ def trained(folder: Path, name: str, options: TrainingOptions) -> Path:
 def figures(run: Path) -> tuple[int, float, float]:
     """Return cycles as planned for a Cortex-M4, and the accuracies of a run: int8, float."""
     data = load("sample", size=None, channels=None)
-    path = run.with_suffix(".tflite")
+    path = run.parent / f"{run.name}.tflite"
     quantize(QuantizationOptions(run, path))
     _, request = requested(path, Options("cortex-m4"))
     cycles = Search(request).decide("balanced", None).solution.cycles

@@ -104,7 +104,7 @@ def _print(budget: Budget, found: Pick, data: str | None) -> None:
     chosen, fit = found.chosen.candidate, found.chosen.fit
     binding = budget.binding(fit.needs)
     share = budget.load(fit.needs)
-    print(f"\n{chosen.multiply_adds:,} multiply-adds, the most of {found.considered} networks that fit:")
+    print(f"\n{chosen.multiply_adds:,} multiply-adds, the most found to fit, of {found.considered} networks:")
     print(f"  {chosen}; --{binding} binds, {share:.1%} of it is taken")
     print(f"flash and cycles are estimates and {MARGIN - 1:.0%}, which compiled code keeps (mnet profile counts)")
     print(f"next: mnet train --data {data or 'D'} {chosen} {budget} --out run")
