@@ -19,6 +19,7 @@ from mnet.recipes import Normalization
 
 Float32Array = npt.NDArray[np.float32]
 LARGEST_WEIGHT = 127  # of an int8 kernel; -128 is not used, so that 0 lies in the middle
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # what is below is 0 to a processor as TensorFlow sets it
 _PERCENTILE = 99.99
 _BINS = 2048
 _SHRINKS = np.linspace(0.3, 1.0, 36)  # of the range that was seen
@@ -80,11 +81,11 @@ def weight_scales(kernel: Float32Array, kind: Kind) -> Float32Array:
         kernel: [rows, columns, in, out], or [rows, columns, channels, 1] of a depthwise convolution.
 
     Returns:
-        of a form that broadcasts with the kernel. A channel of zeros gets 1.
+        of a form that broadcasts with the kernel. A channel of zeros, or nearly so, gets 1.
     """
     axes = (0, 1) if kind is Kind.DEPTHWISE else (0, 1, 2)
-    largest = np.abs(kernel).max(axis=axes, keepdims=True)
-    return np.where(largest > 0, largest / np.float32(LARGEST_WEIGHT), np.float32(1)).astype(np.float32)
+    scales = np.abs(kernel).max(axis=axes, keepdims=True) / np.float32(LARGEST_WEIGHT)
+    return np.where(scales >= SMALLEST_SCALE, scales, np.float32(1)).astype(np.float32)
 
 
 def rounded_weights(architecture: Architecture, weights: Weights) -> Weights:
@@ -133,8 +134,10 @@ def equalize(architecture: Architecture, weights: Weights, x: Float32Array) -> W
     """Return weights of the same function whose linear depthwise outputs use their one scale equally.
 
     A channel of a linear depthwise output goes into one pointwise convolution only, which reads no padding: scaled by s
-    and moved by m, it is divided and moved back there, exactly. m centres what `x` gives; s = sqrt(r / a), with a the
-    largest value of the channel and r the largest weight that meets it, relative to its output channel's scale, makes
+    and moved by m, it is divided and moved back there, exactly. m makes the least value that `x` gives 0, so that the
+    zero_point is -128 as after a ReLU: negative sums then end at the same value however a runtime rounds them, and
+    the code generator finds two instructions for each output in place of seven. s = sqrt(r / a), with a the
+    range of the channel and r the largest weight that meets it, relative to its output channel's scale, makes
     both a * s and r / s equal: Nagel et al. 2019, equation 11, with the output's range in place of the weights', for
     depthwise kernels have a scale per channel anyway. Where a ReLU6 follows it would be no exact move; nothing is done.
 
@@ -151,7 +154,7 @@ def equalize(architecture: Architecture, weights: Weights, x: Float32Array) -> W
             continue
         into = f"{followers[stage].name}/kernel"
         low, high = values.min(axis=(0, 1, 2)), values.max(axis=(0, 1, 2))
-        middle, reach = (low + high) / 2, (high - low) / 2
+        reach = high - low
         kernel = weights[into]
         meets = np.abs(kernel / weight_scales(kernel, Kind.CONVOLUTION)).max(axis=(0, 1, 3))
         gain = np.ones_like(reach)
@@ -159,10 +162,10 @@ def equalize(architecture: Architecture, weights: Weights, x: Float32Array) -> W
         gain[alive] = np.sqrt(meets[alive] / reach[alive])
         gain[alive] /= np.exp(np.log(gain[alive]).mean())  # one factor for all would change nothing
         result[f"{stage.name}/kernel"] = weights[f"{stage.name}/kernel"] * gain[:, None]
-        result[f"{stage.name}/bias"] = (weights[f"{stage.name}/bias"] - middle) * gain
+        result[f"{stage.name}/bias"] = (weights[f"{stage.name}/bias"] - low) * gain
         result[into] = kernel / gain[:, None]
         bias = f"{followers[stage].name}/bias"
-        result[bias] = weights[bias] + np.tensordot(middle, kernel[0, 0], 1)
+        result[bias] = weights[bias] + np.tensordot(low, kernel[0, 0], 1)
     return result
 
 

@@ -88,11 +88,18 @@ def _json_name(context: click.Context, parameter: click.Parameter, value: str | 
     return value
 
 
+def _model_path(context: click.Context, parameter: click.Parameter, value: str) -> Path:
+    """Return the file of a model: a path, or zoo:NAME."""
+    from mnet.zoo import tflite_path
+
+    return tflite_path(value)
+
+
 _json_option = click.option(
     "--json", "json_file", callback=_json_name, is_flag=False, flag_value="-", metavar="[FILE.json]",
     help="Print JSON instead of tables; with a name, write it to that file.",
 )  # fmt: skip
-_model_argument = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.tflite")
+_model_argument = click.argument("model", callback=_model_path, metavar="MODEL.tflite|zoo:NAME")
 _layer_option = click.option("--layer", metavar="L", help="Only this layer or tensor.")
 _simplify_option = click.option(
     "--no-simplify", "simplify", is_flag=True, flag_value=False, default=True,
@@ -223,8 +230,12 @@ def doctor(json_file: str | None) -> None:
     help="cifar10, cifar10-jpeg, fashion-mnist, sample, a folder of pictures CLASS/*.jpg, or an .npz file.",
 )
 @click.option(
-    "--from", "source", metavar="RUN|MODEL.keras", help="Start from this trained network: its shape and its weights."
+    "--from",
+    "source",
+    metavar="RUN|MODEL.keras|zoo:NAME",
+    help="Start from this trained network: its shape and its weights.",
 )
+@click.option("--teacher", metavar="RUN|zoo:NAME", help="Learn also from the answers of this better network.")
 @click.option(
     "--prune", type=float, metavar="SHARE", help="With --from: keep at most this share of its multiply-adds, 0.5."
 )
@@ -250,7 +261,7 @@ def doctor(json_file: str | None) -> None:
 @_budget_options
 @click.option(
     "--recipe",
-    help="tiny, small, large, default, sample, seed or transfer (with --from); see mnet/recipes.py.",
+    help="tiny, small, large, default, sample, seed, or with --from transfer, polish; see mnet/recipes.py.",
 )
 @click.option(
     "--no-flip", "flip", is_flag=True, flag_value=False, default=True, help="Mirror no image: for text, arrows."
@@ -327,7 +338,10 @@ def search(
 @click.option("--images", type=int, default=500, show_default=True, help="To calibrate by.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Chooses them.")
 @click.option(
-    "--improve", is_flag=True, help="The next three together: --calibration mse --equalize --bias-correction."
+    "--improve/--plain",
+    default=None,
+    help="The next three together, --calibration mse --equalize --bias-correction: the default for a network of `mnet "
+    "train`. Plain: as TensorFlow's converter does it.",
 )
 @click.option(
     "--calibration",
@@ -359,8 +373,19 @@ def quantize(
     run(QuantizationOptions(normalization=chosen, calibration=ranges, **values), json_file)
 
 
+@main.command()
+@click.argument("name", required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Copy the model's files there.")
+@_json_option
+def zoo(name: str | None, out: Path | None, json_file: str | None) -> None:
+    """The models that come with mnet."""
+    from mnet.commands.zoo import zoo
+
+    zoo(name, out, json_file)
+
+
 @main.command("eval")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.tflite|RUN|MODEL.keras")
+@click.argument("model", callback=_model_path, metavar="MODEL.tflite|zoo:NAME|RUN|MODEL.keras")
 @click.option("--data", metavar="D", help="As for train, or an .npz with x and y; by default the run's own.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @click.option("--images", type=click.IntRange(min=1), help="Only so many, as many of each class; by default all.")

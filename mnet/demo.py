@@ -26,14 +26,28 @@ from mnet.report import RANDOM_INPUTS, Report, clocks_of, html
 from mnet.sources import load
 from mnet.training import train
 from mnet.training_task import TrainingOptions
+from mnet.zoo import entry
 
-_NAME = "fashion"  # of the model and of its C functions
+_NAME = "fashion"  # of the model that is trained and of its C functions
+_SHIPPED = "fashion-tiny"  # of the zoo: what longer training gives, and the speed and memory of a network made for it
 _FIGURES, _REPORT = "demo.json", "report.html"
-_MADE = {"run", "run.partial", "run.old", f"{_NAME}.tflite", _NAME, _FIGURES, _REPORT}
+_MADE = {"run", "run.partial", "run.old", f"{_NAME}.tflite", _NAME, _SHIPPED, _FIGURES, _REPORT}
 _EPOCHS = 24
 _REAL, _RANDOM, _EMULATED = 10, 10, 6  # inputs of the proof; how many of them the emulated core runs
 _CORE = "cortex-m4"
 _MEGAHERTZ = 80  # of the clock that the table's milliseconds are for
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """The same of a model of the zoo, which was trained before, and what it takes of a board."""
+
+    name: str
+    int8_accuracy: float
+    arena_bytes: int
+    profile: ModelProfile | None
+    not_profiled: str  # why, where profile is None
+    proof: Proof
 
 
 @dataclass(frozen=True)
@@ -44,10 +58,8 @@ class _Figures:
     float_accuracy: float
     int8_accuracy: float
     test_images: int
-    arena_bytes: int
-    profile: ModelProfile | None
-    not_profiled: str  # why, where profile is None
     proof: Proof
+    zoo: _Shipped
     seconds: float
 
 
@@ -79,28 +91,50 @@ def run(out: Path, epochs: int | None, json_file: str | None) -> int:
         inputs = _inputs(prepared.source, data)
         with progress() as report_leg:
             proof = prove(prepared, emulated_count=_EMULATED, inputs=inputs, progress=report_leg, cores=(_CORE,))
-    with _step(say, "count instructions and cycles on the Cortex-M4"):
-        profile, reason = _profiled(prepared)
+    with _step(say, f"zoo:{_SHIPPED}, which comes with mnet: generate, prove, count instructions and cycles"):
+        zoo, page = _shipped(out, data)
     figures = _Figures(
         data=data.description,
         float_accuracy=trained.test_accuracy,
         int8_accuracy=int8.fraction,
         test_images=int8.images,
-        arena_bytes=prepared.plan.arena_bytes,
-        profile=profile,
-        not_profiled=reason,
         proof=proof,
+        zoo=zoo,
         seconds=round(time.monotonic() - began, 1),
     )
     print_json(asdict(figures), str(out / _FIGURES))
-    clocks = clocks_of(prepared.plan.target)
-    page = Report(prepared, profile, reason, proof, clocks, f"test images, one of each class, and {RANDOM_INPUTS}")
     write_text(out / _REPORT, html(page))
     if json_file:
         print_json(asdict(figures), json_file)
     if say:
-        _print(out, prepared, figures)
-    return proof.exit_code
+        _print(out, prepared, page.prepared, figures)
+    return max(proof.exit_code, zoo.proof.exit_code)
+
+
+def _shipped(out: Path, data: Dataset) -> tuple[_Shipped, Report]:
+    """Do with a model of the zoo what was done with the trained one, and look at its speed and memory."""
+    model = entry(_SHIPPED).tflite
+    prepared = prepare(model, Options("cortex-m4", input_mode="rows"))
+    pipeline.write(prepared, out / _SHIPPED, data.class_names)
+    with progress() as report_leg:
+        proof = prove(
+            prepared,
+            emulated_count=_EMULATED,
+            inputs=_inputs(prepared.source, data),
+            progress=report_leg,
+            cores=(_CORE,),
+        )
+    profile, reason = _profiled(prepared)
+    zoo = _Shipped(
+        name=_SHIPPED,
+        int8_accuracy=evaluate_int8(model, data.x_test, data.y_test).fraction,
+        arena_bytes=prepared.plan.arena_bytes,
+        profile=profile,
+        not_profiled=reason,
+        proof=proof,
+    )
+    inputs = f"test images, one of each class, and {RANDOM_INPUTS}"
+    return zoo, Report(prepared, profile, reason, proof, clocks_of(prepared.plan.target), inputs)
 
 
 def _clear(out: Path) -> None:
@@ -145,41 +179,38 @@ def _profiled(prepared: Prepared) -> tuple[ModelProfile | None, str]:
         return None, str(error)
 
 
-def _print(out: Path, prepared: Prepared, figures: _Figures) -> None:
-    profile, proof = figures.profile, figures.proof
-    count = f"{figures.test_images:,} test images, {figures.data}"
-    rows: list[tuple[str, str, str]] = [
-        ("accuracy, float", f"{figures.float_accuracy:.2%}", count),
+def _print(out: Path, prepared: Prepared, shipped: Prepared, figures: _Figures) -> None:
+    proof, zoo = figures.proof, figures.zoo
+    rows = [
+        ("accuracy, float", f"{figures.float_accuracy:.2%}", f"{figures.test_images:,} test images, {figures.data}"),
         ("accuracy, int8", f"{figures.int8_accuracy:.2%}", "the same images, LiteRT's reference kernels"),
+        ("bytes compared", *_compared(proof)),
+        ("",),
+        (
+            f"zoo:{zoo.name}",
+            f"{zoo.int8_accuracy:.2%}",
+            "int8, the same test images: trained for longer, on more images",
+        ),
+        *_board_rows(zoo),
+        ("bytes compared", *_compared(zoo.proof)),
     ]
-    if profile is None:
-        rows.append(("arena", f"{figures.arena_bytes:,} B", "RAM"))
-        rows.append(("flash, stack, cycles", "not run", figures.not_profiled))
-    else:
-        ram = profile.arena_bytes + (profile.stack_bytes or 0)
-        milliseconds = profile.cycles / _MEGAHERTZ / 1000
-        parts = f"code {profile.code_bytes:,} + weights and constants {profile.constant_bytes:,}"
-        rows += [
-            ("flash", f"{profile.flash_bytes:,} B", parts),
-            ("RAM", f"{ram:,} B", f"arena {profile.arena_bytes:,} + stack {profile.stack_bytes or 0:,}"),
-            ("instructions", f"{profile.instructions:,}", f"counted in {profile.emulator}; {profile.compiler}"),
-            ("cycles, Cortex-M4", f"{profile.cycles:,}", f"modelled: {milliseconds:.1f} ms at {_MEGAHERTZ} MHz"),
-        ]
-    differing = sum(leg.differing for leg in proof.legs)
-    compared = sum(leg.values for leg in proof.legs)
-    rows.append(("bytes compared", f"{compared:,}", f"{differing:,} differ, all legs together"))
     print()
     print_table((Column("result"), Column("", True), Column("")), rows)
     print()
-    print_table(COLUMNS, [row(leg) for leg in proof.legs])
-    for leg in proof.legs:
-        if leg.reason:
-            print(f"\n{leg.name}, {leg.status}: {leg.reason}")
-        for mismatch in leg.mismatches:
-            print("\n" + explain(prepared, proof, leg, mismatch))
-    print(
-        f"\n{figures.seconds:.0f} s of work. Trained briefly on few images: it shows the road, not the best network.\n"
-    )
+    for model, its in ((prepared, proof), (shipped, zoo.proof)):
+        print_table(COLUMNS, [row(leg) for leg in its.legs], f"{model.path.name}\n")
+        for leg in its.legs:
+            if leg.reason:
+                print(f"\n{leg.name}, {leg.status}: {leg.reason}")
+            for mismatch in leg.mismatches:
+                print("\n" + explain(model, its, leg, mismatch))
+        print()
+    print(f"{figures.seconds:.0f} s of work. {_NAME} was trained briefly on few images: it shows the road.\n")
+    _print_files(out)
+
+
+def _print_files(out: Path) -> None:
+    """Say what lies where, and what one may do with it."""
     model, code = out / f"{_NAME}.tflite", out / _NAME
     _print_pairs(
         (
@@ -187,7 +218,7 @@ def _print(out: Path, prepared: Prepared, figures: _Figures) -> None:
             (f"{model}", "the int8 model: any tool for TensorFlow Lite opens it"),
             (f"{code / _NAME}.h", f"the C sources begin here; {code / 'test'} proves them again"),
             (f"{out / _FIGURES}", "these figures"),
-            (f"{out / _REPORT}", "all of it on a page for your browser, with a picture of the memory"),
+            (f"{out / _REPORT}", f"zoo:{_SHIPPED} on a page for your browser, with a picture of the memory"),
         )
     )
     print("\nNext:")
@@ -198,9 +229,32 @@ def _print(out: Path, prepared: Prepared, figures: _Figures) -> None:
             (f"{mnet} verify {model} --target cortex-m", "on six emulated cores"),
             (f"{mnet} profile {model} --target {_CORE}", "layer by layer"),
             (f"{mnet} show {model} --target {_CORE} --stage memory", "where every row lies, and how long"),
-            (f"{mnet} train --data cifar10 --epochs 60 --out cifar", "a network of your own"),
+            (f"{mnet} zoo", "other models that come with mnet"),
+            (f"{mnet} train --data cifar10 --recipe tiny", "a network of your own: 45 minutes on one core"),
         )
     )
+
+
+def _compared(proof: Proof) -> tuple[str, str]:
+    differing = sum(leg.differing for leg in proof.legs)
+    return f"{sum(leg.values for leg in proof.legs):,}", f"{differing:,} differ, all legs together"
+
+
+def _board_rows(zoo: _Shipped) -> list[tuple[str, str, str]]:
+    """Return what a model takes of a board, its image pushed row by row."""
+    profile = zoo.profile
+    if profile is None:
+        missing = ("flash, stack, cycles", "not run", zoo.not_profiled)
+        return [("arena", f"{zoo.arena_bytes:,} B", "RAM, the image pushed row by row"), missing]
+    milliseconds = profile.cycles / _MEGAHERTZ / 1000
+    parts = f"code {profile.code_bytes:,} + weights and constants {profile.constant_bytes:,}"
+    ram = f"arena {profile.arena_bytes:,} + stack {profile.worst_stack_bytes:,}, the image pushed row by row"
+    return [
+        ("flash", f"{profile.flash_bytes:,} B", parts),
+        ("RAM", f"{profile.arena_bytes + profile.worst_stack_bytes:,} B", ram),
+        ("instructions", f"{profile.instructions:,}", f"counted in {profile.emulator}; {profile.compiler}"),
+        ("cycles, Cortex-M4", f"{profile.cycles:,}", f"modelled: {milliseconds:.1f} ms at {_MEGAHERTZ} MHz"),
+    ]
 
 
 def _command() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mnet.architecture import Architecture, Kind, import_keras
-from mnet.calibration import LARGEST_WEIGHT, Float32Array, Grid, rounded_weights
+from mnet.calibration import LARGEST_WEIGHT, SMALLEST_SCALE, Float32Array, Grid, rounded_weights
 from mnet.datasets import batches
 from mnet.folding import Weights, activated, exact_logits, folded_model, stages, sums
 
@@ -33,8 +33,8 @@ def fake_quantized_parameters(kernel: Any, bias: Any, kind: Kind, input_scale: f
     import tensorflow as tf
 
     axes = [0, 1] if kind is Kind.DEPTHWISE else [0, 1, 2]
-    largest = tf.reduce_max(tf.abs(kernel), axes, keepdims=True)
-    scales = tf.where(largest > 0, largest / LARGEST_WEIGHT, 1.0)
+    scales = tf.reduce_max(tf.abs(kernel), axes, keepdims=True) / LARGEST_WEIGHT
+    scales = tf.where(scales >= SMALLEST_SCALE, scales, 1.0)
     steps = tf.maximum(tf.reshape(scales, [-1]) * input_scale, tf.abs(bias) / _LARGEST_BIAS)
     steps = tf.where(steps > 0, steps, 1.0)
     return (

@@ -51,7 +51,7 @@ def folded_network(path: Path, run: dict[str, Any] | None, model: Any, x: Float3
     if run is None:
         raise MnetError(
             f"{path} has no run.json beside it, which says how it is built: {without} needs a MobileNet of `mnet "
-            "train`. Give the folder of its training, or quantize without."
+            "train`. Give the folder of its training, or quantize with --plain."
         )
     try:
         architecture = architecture_of(run["architecture"])
@@ -67,7 +67,7 @@ def folded_network(path: Path, run: dict[str, Any] | None, model: Any, x: Float3
     if not np.abs(made - expected).max() <= _FOLDING_TOLERANCE * np.abs(expected).max():
         raise ModelError(
             f"{path} computes something else than the MobileNet that run.json beside it describes; quantize it "
-            f"without {without}."
+            "with --plain."
         )
     return folded
 
@@ -101,5 +101,5 @@ def _check_variables(path: Path, architecture: Architecture, model: Any, without
         strange = min(path for path, _ in ours.items() ^ theirs.items())
         raise ModelError(
             f"{path} is not the MobileNet that run.json beside it describes ({strange} is not the same); quantize it "
-            f"without {without}."
+            "with --plain."
         )

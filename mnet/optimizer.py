@@ -15,7 +15,7 @@ from mnet import network
 from mnet.architecture import HEAD_LAYER, Architecture
 from mnet.datasets import Images, Labels, batches
 from mnet.pruning import is_sparse
-from mnet.recipes import Nadam, NesterovSgd, Optimizer, Recipe
+from mnet.recipes import Distillation, Nadam, NesterovSgd, Optimizer, Recipe
 
 _EVALUATION_BATCH = 500
 
@@ -57,7 +57,7 @@ class TrainingState:
             architecture: of it.
             chosen: how to train.
             forward: runs the network that the weights belong to.
-            teacher: gives, for normalized images, the logits to learn in place of labels (Hinton et al. 2015).
+            teacher: gives, for normalized images, the logits to learn besides the labels, or in their place.
             sparsity: that times |scale| is added to the loss for scales that count: see `mnet.pruning`.
         """
         import tensorflow as tf
@@ -152,11 +152,12 @@ class TrainingState:
             logits, statistics = self._forward(
                 self._architecture, weights, real, training=True, dropout_seed=tf.stack([seed, step])
             )
-            if self._teacher is None:
-                target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
-            else:
-                target = tf.stop_gradient(tf.nn.softmax(self._teacher(real)))
-            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
+            target = tf.one_hot(y, classes) * (1 - chosen.label_smoothing) + chosen.label_smoothing / classes
+            losses = tf.nn.softmax_cross_entropy_with_logits(target, logits)
+            if self._teacher is not None:
+                share = chosen.distillation.share
+                losses = (1 - share) * losses + share * distance(self._teacher(real), logits, chosen.distillation)
+            loss = tf.reduce_mean(losses)
         gradient = tape.gradient(loss, vectors["weights"])
         self._update(gradient, rate * self._shares, tf.cast(step, tf.float32))
         if self._moving:
@@ -193,6 +194,24 @@ class TrainingState:
                 weights.assign_sub(rate * mean / (deviation + epsilon))
             case _:
                 assert_never(self._recipe.optimizer)
+
+
+def distance(wanted: Any, logits: Any, how: Distillation) -> Any:
+    """Return how far a student's answers are from its teacher's: a cross entropy for each image.
+
+    Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network". The gradient of softened
+    answers is smaller by the square of the temperature, which the factor undoes.
+
+    Args:
+        wanted: logits of the teacher, [images, classes].
+        logits: of the student.
+        how: the temperature.
+    """
+    import tensorflow as tf
+
+    softened = tf.stop_gradient(tf.nn.softmax(wanted / how.temperature))
+    losses = tf.nn.softmax_cross_entropy_with_logits(softened, logits / how.temperature)
+    return losses * how.temperature**2
 
 
 def is_decayed(path: str) -> bool:

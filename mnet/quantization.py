@@ -40,11 +40,16 @@ class QuantizationOptions:
     calibration: Calibration | None = None  # None leaves the ranges to the converter: all that the images give
     equalize: bool = False
     bias_correction: bool = False
-    improve: bool = False  # the three together
+    improve: bool | None = None  # the three together; None: for a MobileNet of `mnet train`, if none is chosen
     qat: bool = False  # train on from there; from all three, unless some are chosen
     epochs: int | None = None  # of that; None takes the recipe's
     threads: int | None = None  # of TensorFlow; None leaves the choice to it
     resume: bool = False  # go on with the unfinished training in `out`.partial
+
+    def decided(self, *, is_ours: bool) -> "QuantizationOptions":
+        """Return these options for a model of `mnet train`, or for another one."""
+        chosen = self.calibration is not None or self.equalize or self.bias_correction or self.qat
+        return replace(self, improve=is_ours and not chosen) if self.improve is None else self
 
     @property
     def method(self) -> str:
@@ -121,6 +126,7 @@ def quantize(options: QuantizationOptions, report: Callable[[Progress], None] | 
     """
     _check_options(options)
     material = _material(options)
+    options = options.decided(is_ours=material.run is not None)
     try:
         return _written(options, material, _make(options, material, report))
     except OSError as error:

@@ -60,6 +60,14 @@ Optimizer = NesterovSgd | Nadam
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """How a teacher's answers count, where there is a teacher (`--teacher`)."""
+
+    share: float = 0.7  # of the loss; the rest is for the labels
+    temperature: float = 3.0  # both networks' logits are divided by it
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that turns images into weights, except the images and the network."""
 
@@ -77,6 +85,7 @@ class Recipe:
     shape: Shape = STANDARD  # of the network, unless the user names another
     alpha: float = 0.25  # that goes with it
     minutes: float | None = None  # in place of epochs: the schedule follows the clock
+    distillation: Distillation = Distillation()
     images: int | None = None  # that pass in all: many images take fewer epochs than `epochs`
     balanced: bool = False  # show each class as often as any other, whatever its images are
     body_rate: float = 1.0  # of all layers but the classifier, as a share of the learning rate
@@ -177,10 +186,10 @@ SMALL = replace(
 LARGE = replace(
     SMALL,
     name="large",
-    what="12.3 M multiply-adds at 32x32: as small, with more cutout",
-    epochs=90,
+    what="12.1 M multiply-adds at 32x32: as small, with more cutout",
+    epochs=100,
     augmentation=Augmentation(flip=True, crop_padding=4, cutout=12),
-    shape=shape_of("24,40,72s2,72,72,144s2,144,144,144,256s2,256"),
+    shape=shape_of("24,40,64s2,72,72,144s2,144,144,144,256s2,256"),
 )
 
 # Quantization-aware training, after any of these; images, batch and normalization stay those of the run. The rate is
@@ -192,9 +201,19 @@ QAT = replace(
     epochs=4,
     optimizer=NesterovSgd(learning_rate=2e-4, warm_up=0.02, weight_decay=0.0),
     label_smoothing=0.0,  # of no labels: a float network teaches
+    distillation=Distillation(share=1.0, temperature=1.0),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TRANSFER, TINY, SMALL, LARGE)}
+POLISH = replace(
+    DEFAULT,
+    name="polish",
+    what="on from a trained network (--from) at a rate that begins low, best with a --teacher",
+    epochs=40,
+    optimizer=NesterovSgd(learning_rate=0.08),
+    label_smoothing=0.0,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TRANSFER, POLISH, TINY, SMALL, LARGE)}
 
 
 def recipe(name: str) -> Recipe:

@@ -173,14 +173,14 @@ def _by_class(run: dict[str, Any]) -> dict[str, str]:
 
 
 def _start(run: dict[str, Any]) -> dict[str, str]:
-    """Return the rows of the card on the network that a training started from."""
-    if "source" not in run:
-        return {}
-    source = run["source"]
-    return {
-        "started from": f"{source['name']}, sha256 {source['sha256'][:16]}",
-        "which was trained on": "; ".join(source["data"]),
-    }
+    """Return the rows of the card on the networks that a training started from and learned from."""
+    rows = {}
+    for key, words in (("source", "started from"), ("teacher", "learned also from")):
+        if key in run:
+            other = run[key]
+            rows[words] = f"{other['name']}, sha256 {other['sha256'][:16]}: `{'`, then `'.join(other['trained_by'])}`"
+            rows[f"data of {other['name']}"] = "; ".join(other["data"])
+    return rows
 
 
 def write_atomically(path: Path, content: bytes) -> None:

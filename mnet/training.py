@@ -51,6 +51,7 @@ from mnet.runs import (
     write_checkpoint,
     write_model,
 )
+from mnet.teacher import teacher_of
 from mnet.training_task import Task, TrainingOptions, command, task_of
 from mnet.transfer import start_from
 
@@ -101,7 +102,8 @@ def train(
     model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
     if task.source is not None:
         start_from(task.source, model, dataset.class_names, task.architecture)
-    state = TrainingState(model, task.architecture, chosen, sparsity=options.sparsity)
+    teacher = None if task.teacher is None else teacher_of(task.teacher, chosen.normalization)
+    state = TrainingState(model, task.architecture, chosen, teacher=teacher, sparsity=options.sparsity)
     history: list[EpochRow] = []
     identity = task.identity()
 
@@ -220,12 +222,10 @@ def _run_values(task: Task, history: list[EpochRow], tested: Evaluation) -> dict
     import keras
     import tensorflow as tf
 
-    options, architecture, dataset, source = task.options, task.architecture, task.dataset, task.source
+    options, architecture, dataset = task.options, task.architecture, task.dataset
     total = cost(architecture)
-    started = {}
-    if source is not None:
-        started["source"] = {"name": source.name, "sha256": source.sha256, "data": list(source.data)}
-    return started | {
+    others = {"source": task.source, "teacher": task.teacher}
+    return {key: each.record() for key, each in others.items() if each is not None} | {
         "mnet": mnet.__version__,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,

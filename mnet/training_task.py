@@ -13,6 +13,7 @@ from mnet.pruning import narrower
 from mnet.recipes import NesterovSgd, Recipe, recipe
 from mnet.runs import plain
 from mnet.sources import load
+from mnet.teacher import find_teacher
 from mnet.transfer import Source, find_source
 
 _LARGEST_VALIDATION = 5_000
@@ -34,6 +35,7 @@ class TrainingOptions:
     head: Head = Head.SOFTMAX
     architecture: Architecture | None = None  # in place of alpha, shape, size, channels, stem_stride and head
     source: str | None = None  # a trained network to start from, see `mnet.transfer`; `shape` then only narrows it
+    teacher: str | None = None  # a better network to learn from: see `mnet.teacher`
     fit: Fit | None = None  # why this shape and size: the budget that they keep; it is only recorded
     recipe: str = "default"
     flip: bool = True  # as the recipe says; False mirrors no image, as text and arrows want it
@@ -71,6 +73,8 @@ def command(options: TrainingOptions) -> str:
         words.append(f"--head {options.head.value}")
     if options.source is not None:
         words.append(f"--from {options.source}")
+    if options.teacher is not None:
+        words.append(f"--teacher {options.teacher}")
     if options.fit is not None:
         words.append(str(options.fit.budget))
     words += [f"--recipe {options.recipe}", *["--no-flip"] * (not options.flip)]
@@ -98,6 +102,7 @@ class Task:
     dataset: Dataset
     split: Split
     source: Source | None  # the trained network to start from
+    teacher: Source | None = None  # the one to learn from
 
     @property
     def steps(self) -> int:
@@ -108,6 +113,7 @@ class Task:
         """Return what must be the same for a resumed run to be the same run."""
         started: dict[str, Any] = {} if self.source is None else {"source": self.source.sha256}
         started |= {"sparsity": self.options.sparsity} if self.options.sparsity else {}
+        started |= {} if self.teacher is None else {"teacher": self.teacher.sha256}
         return started | {
             "architecture": plain(self.architecture),
             "recipe": plain(self.recipe),
@@ -137,7 +143,8 @@ def task_of(options: TrainingOptions) -> Task:
     architecture = options.architecture or _architecture(options, chosen, dataset, source)
     check_architecture(architecture)
     check_fit(architecture, dataset, split, chosen)
-    return Task(options, chosen, architecture, dataset, split, source)
+    teacher = None if options.teacher is None else find_teacher(options.teacher, architecture, dataset)
+    return Task(options, chosen, architecture, dataset, split, source, teacher)
 
 
 def load_split(options: TrainingOptions) -> tuple[Dataset, Split]:

@@ -12,6 +12,7 @@ from mnet.errors import MnetError, ModelError
 from mnet.pruning import Weights, narrowed, shape_of_network
 from mnet.recipes import Normalization
 from mnet.trained import load_keras, locate, normalization_of
+from mnet.zoo import keras_path
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Source:
     normalization: Normalization
     class_names: tuple[str, ...]
     data: tuple[str, ...]  # all data that its weights have seen, each with its licence; the oldest first
+    trained_by: tuple[str, ...]  # the commands that made it, in turn
+
+    def record(self) -> dict[str, Any]:
+        """Return what run.json says of it."""
+        return {"name": self.name, "sha256": self.sha256, "data": list(self.data), "trained_by": list(self.trained_by)}
 
     def weights(self) -> Weights:
         """Return all variables by their Keras path.
@@ -35,24 +41,25 @@ class Source:
         return {variable.path: np.asarray(variable.numpy()) for variable in load_keras(self.model).variables}
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str, flag: str = "--from") -> Source:
     """Return the network that `--from` names.
 
     Args:
-        name: the folder of a run, or a .keras file with the run.json of its training beside it.
+        name: the folder of a run, a .keras file with the run.json of its training beside it, or zoo:NAME.
+        flag: the option that names it, for messages.
 
     Raises:
         MnetError: there is none, or what it is made of is not known.
     """
-    path = Path(name).expanduser()
+    path = keras_path(name).expanduser()
     if not path.exists():
-        raise MnetError(f"--from {name} does not exist; give the folder of a finished run, or its .keras file.")
+        raise MnetError(f"{flag} {name} does not exist; give the folder of a finished run, or its .keras file.")
     if path.is_file() and path.suffix != ".keras":
-        raise MnetError(f"--from {name} is no .keras file: only a float model can be trained on.")
+        raise MnetError(f"{flag} {name} is no .keras file: only a float model can be trained on.")
     model, run = locate(path)
     if run is None:
         raise MnetError(
-            f"--from {name}: {path.parent} has no run.json, which says how the network is built and fed; start from "
+            f"{flag} {name}: {path.parent} has no run.json, which says how the network is built and fed; start from "
             "the folder that `mnet train` made."
         )
     try:
@@ -62,12 +69,15 @@ def find_source(name: str) -> Source:
     try:
         architecture, data = architecture_of(run["architecture"]), run["data"]
         seen = (*run.get("source", {}).get("data", ()), f"{data['description']}: {data['licence']}")
+        commands = (*run.get("source", {}).get("trained_by", ()), run["command"])
         class_names = tuple(map(str, data["class_names"]))
         normalization = normalization_of(path, run)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MnetError(f"--from {name}: its run.json is damaged ({error!r}); train it again.") from None
+        raise MnetError(f"{flag} {name}: its run.json is damaged ({error!r}); train it again.") from None
     digest = hashlib.sha256(content).hexdigest()
-    return Source(name, model, digest, architecture, normalization, class_names, tuple(map(str, seen)))
+    return Source(
+        name, model, digest, architecture, normalization, class_names, tuple(map(str, seen)), tuple(map(str, commands))
+    )
 
 
 def architecture_of(values: dict[str, Any]) -> Architecture:

@@ -26,8 +26,7 @@ from mnet.graph import (
 )
 
 _RELU6 = float(np.float32(6 / 255)), -128  # scale and zero_point
-_LINEAR_SCALE = float(np.float32(0.07))  # of networks trained here: 0.05 to 0.09; zero points lie near the middle
-_LINEAR_ZERO_POINTS = -16, 17
+_LINEAR = float(np.float32(0.07)), -128  # of networks trained here: 0.05 to 0.09; `mnet quantize` moves them to -128
 _LOGITS = float(np.float32(0.1)), -20
 _PROBABILITIES = 1 / 256, -128
 _SPREAD = 50  # standard deviation of int8 weights whose largest is 127
@@ -42,6 +41,9 @@ class _Growing:
     end: str
     ops: list[Op] = field(default_factory=list)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # of a ZeroPadding2D, for the layer that follows
+    middle: int = (
+        0  # of the end's values, in steps above its zero_point: a linear output begins at 0, others are sparse
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,7 +53,7 @@ class _Growing:
         """Let `op` end the chain."""
         self.tensors[op.output] = Tensor(op.output, op.output_shape(self.shape), scale, zero_point)
         self.ops.append(op)
-        self.end, self.padding = op.output, (0, 0, 0, 0)
+        self.end, self.padding, self.middle = op.output, (0, 0, 0, 0), 0
 
 
 def untrained_graph(architecture: Architecture, seed: int = 0) -> Graph:
@@ -93,15 +95,18 @@ def _convolve(chain: _Growing, layer: Layer, clamped: bool) -> None:
         padding = (*_same(height, layer.kernel, layer.stride), *_same(width, layer.kernel, layer.stride))
     if layer.name == "conv_preds":
         scale, zero_point = _LOGITS
-    elif clamped:
-        scale, zero_point = _RELU6
     else:
-        scale, zero_point = _LINEAR_SCALE, int(chain.random.integers(*_LINEAR_ZERO_POINTS))
+        scale, zero_point = _RELU6 if clamped else _LINEAR
+    linear = not clamped and layer.name != "conv_preds"
     depthwise = layer.kind is Kind.DEPTHWISE
     weights = layer.kernel**2 * (1 if depthwise else channels_in)
     # The standard deviation of what is summed is about 1 if that of the weights is 1 / sqrt(their number).
     scales = chain.random.uniform(1.5, 3, channels).astype(np.float32) / np.float32(127 * np.sqrt(weights))
-    bias = chain.random.normal(0, 0.3, channels) / (chain.tensors[chain.end].scale * scales)
+    kernel = (layer.kernel, layer.kernel)
+    drawn = _weights(chain.random, (*kernel, channels) if depthwise else (channels, *kernel, channels_in))
+    middle = 128 if linear else 0
+    bias = chain.random.normal(middle * scale, 0.3, channels) / (chain.tensors[chain.end].scale * scales)
+    bias -= chain.middle * drawn.sum(axis=(0, 1) if depthwise else (1, 2, 3), dtype=np.int64)
     values: dict[str, Any] = {
         "name": layer.name,
         "input": chain.end,
@@ -113,14 +118,11 @@ def _convolve(chain: _Growing, layer: Layer, clamped: bool) -> None:
         "padding": padding,
         "activation": (-128, 127),
     }
-    kernel = (layer.kernel, layer.kernel)
     if depthwise:
-        drawn = _weights(chain.random, (*kernel, channels))
         chain.append(DepthwiseConv2D(weights=drawn, depth_multiplier=1, **values), scale, zero_point)
     else:
-        chain.append(
-            Conv2D(weights=_weights(chain.random, (channels, *kernel, channels_in)), **values), scale, zero_point
-        )
+        chain.append(Conv2D(weights=drawn, **values), scale, zero_point)
+    chain.middle = middle
 
 
 def _weights(random: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.int8]:
