@@ -44,14 +44,6 @@ class Budget:
         """Return the limits that are not kept."""
         return tuple(name for name, limit in self.limits.items() if needs.limited[name] > limit)
 
-    def binding(self, needs: Needs) -> str:
-        """Return the limit of which most is needed.
-
-        Raises:
-            ValueError: none is set.
-        """
-        return max(self.limits, key=lambda name: needs.limited[name] / self.limits[name])
-
     def __str__(self) -> str:
         """Return it as on the command line.
 

@@ -102,10 +102,8 @@ def _print(budget: Budget, found: Pick, data: str | None) -> None:
     numbers = [Column(name, True) for name in ("multiply-adds", "arena B", "stack B", "flash B", "cycles")]
     print_table((*columns, *numbers, Column("")), [_row(one) for one in found.planned], f"within {budget}\n")
     chosen, fit = found.chosen.candidate, found.chosen.fit
-    binding = budget.binding(fit.needs)
-    share = budget.load(fit.needs)
-    print(f"\n{chosen.multiply_adds:,} multiply-adds, the most found to fit, of {found.considered} networks:")
-    print(f"  {chosen}; --{binding} binds, {share:.1%} of it is taken")
+    print(f"\n{chosen.multiply_adds:,} multiply-adds, the most found to fit, of {found.considered} considered:")
+    print(f"  {chosen}: {fit}")
     print(f"flash and cycles are estimates and {MARGIN - 1:.0%}, which compiled code keeps (mnet profile counts)")
     print(f"next: mnet train --data {data or 'D'} {chosen} {budget} --out run")
     print(f"then: mnet codegen run.tflite {fit.codegen_options} -o run-c")
@@ -135,7 +133,7 @@ def _as_json(budget: Budget, found: Pick) -> dict[str, Any]:
 
     return {
         "budget": asdict(budget),
-        "pick": plain(found.chosen) | {"binding": budget.binding(found.chosen.fit.needs)},
+        "pick": plain(found.chosen),
         "planned": [plain(one) for one in found.planned],
         "considered": found.considered,
     }
