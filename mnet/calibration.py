@@ -92,10 +92,14 @@ def rounded_weights(architecture: Architecture, weights: Weights) -> Weights:
     """Return the weights with each kernel on its int8 grid, as real numbers; biases, of 32 bits, stay."""
     result = dict(weights)
     for stage in weighted(architecture):
-        kernel = weights[f"{stage.name}/kernel"]
-        scales = weight_scales(kernel, stage.kind)
-        result[f"{stage.name}/kernel"] = np.round(kernel / scales) * scales
+        result[f"{stage.name}/kernel"] = rounded_kernel(weights[f"{stage.name}/kernel"], stage.kind)
     return result
+
+
+def rounded_kernel(kernel: Float32Array, kind: Kind) -> Float32Array:
+    """Return a kernel on its int8 grid, as real numbers."""
+    scales = weight_scales(kernel, kind)
+    return np.round(kernel / scales) * scales
 
 
 def weighted(architecture: Architecture) -> Iterator[Stage]:
@@ -134,12 +138,11 @@ def equalize(architecture: Architecture, weights: Weights, x: Float32Array) -> W
     """Return weights of the same function whose linear depthwise outputs use their one scale equally.
 
     A channel of a linear depthwise output goes into one pointwise convolution only, which reads no padding: scaled by s
-    and moved by m, it is divided and moved back there, exactly. m makes the least value that `x` gives 0, so that the
-    zero_point is -128 as after a ReLU: negative sums then end at the same value however a runtime rounds them, and
-    the code generator finds two instructions for each output in place of seven. s = sqrt(r / a), with a the
-    range of the channel and r the largest weight that meets it, relative to its output channel's scale, makes
-    both a * s and r / s equal: Nagel et al. 2019, equation 11, with the output's range in place of the weights', for
-    depthwise kernels have a scale per channel anyway. Where a ReLU6 follows it would be no exact move; nothing is done.
+    and moved by m, it is divided and moved back there, exactly. m makes the least value that `x` gives 0, see
+    `moved_to`. s = sqrt(r / a), with a the range of the channel and r the largest weight that meets it, relative to its
+    output channel's scale, makes both a * s and r / s equal: Nagel et al. 2019, equation 11, with the output's range in
+    place of the weights', for depthwise kernels have a scale per channel anyway. Where a ReLU6 follows it would be no
+    exact move; nothing is done.
 
     Args:
         architecture: the network.
@@ -167,6 +170,38 @@ def equalize(architecture: Architecture, weights: Weights, x: Float32Array) -> W
         bias = f"{followers[stage].name}/bias"
         result[bias] = weights[bias] + np.tensordot(low, kernel[0, 0], 1)
     return result
+
+
+def moved_to(
+    zero_point: int, architecture: Architecture, weights: Weights, grids: Mapping[str, Grid]
+) -> tuple[Weights, dict[str, Grid]]:
+    """Return the same int8 network with another zero_point of each linear depthwise output.
+
+    A whole number of steps is added to the output and taken away in the pointwise that follows, so the values on the
+    board differ by that number and the network not at all, up to the rounding of biases.
+
+    At -128 negative sums end at the zero_point, as after a ReLU, in whatever way a runtime rounds them, and the code
+    generator finds two instructions for each output in place of seven. At 0 the values are of both signs: a network
+    whose values are all positive can hardly be trained.
+
+    Args:
+        zero_point: the new one.
+        architecture: the network.
+        weights: folded ones.
+        grids: of all activations.
+    """
+    result, moved = dict(weights), dict(grids)
+    for stage, follower in itertools.pairwise(stages(architecture)):
+        if stage.kind is not Kind.DEPTHWISE or stage.relu6:
+            continue
+        old = grids[stage.name]
+        moved[stage.name] = Grid(old.scale, zero_point)
+        added = moved[stage.name].low - old.low
+        bias = f"{follower.name}/bias"
+        sums_of_weights = rounded_kernel(weights[f"{follower.name}/kernel"], follower.kind)[0, 0].sum(axis=0)
+        result[f"{stage.name}/bias"] = (result[f"{stage.name}/bias"] + added).astype(np.float32)
+        result[bias] = (result[bias] - added * sums_of_weights).astype(np.float32)
+    return result, moved
 
 
 def correct_bias(architecture: Architecture, weights: Weights, grids: Mapping[str, Grid], x: Float32Array) -> Weights:

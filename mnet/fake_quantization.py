@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mnet.architecture import Architecture, Kind, import_keras
-from mnet.calibration import LARGEST_WEIGHT, SMALLEST_SCALE, Float32Array, Grid, rounded_weights
+from mnet.calibration import LARGEST_WEIGHT, SMALLEST_SCALE, Float32Array, Grid, moved_to, rounded_weights
 from mnet.datasets import batches
 from mnet.folding import Weights, activated, exact_logits, folded_model, stages, sums
 
@@ -99,10 +99,11 @@ def logits_of(
 
 def baked_model(architecture: Architecture, weights: Weights, grids: Mapping[str, Grid]) -> Any:
     """Return the Keras model to convert: weights on their int8 grids, of which the converter finds the scales again;
-    activations with nodes that tell it theirs.
+    activations with nodes that tell it theirs. Linear depthwise outputs begin at 0, see `moved_to`.
     """
     import tensorflow as tf
 
+    weights, grids = moved_to(-128, architecture, weights, grids)
     base: Any = import_keras().layers.Layer
 
     class FakeQuantization(base):  # type: ignore[misc]

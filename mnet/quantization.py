@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mnet.calibration import Calibration, Float32Array, Grid
+from mnet.calibration import Calibration, Float32Array, Grid, moved_to
 from mnet.conversion import convert, ends
 from mnet.datasets import Dataset, Images, Split, balanced_choice
 from mnet.errors import MnetError
@@ -224,6 +224,7 @@ def _improved(options: QuantizationOptions, material: _Material, report: Callabl
     weights, grids = improve(folded, x, material.normalization, how)
     history: list[EpochRow] = []
     if options.qat:
+        weights, grids = moved_to(0, architecture, weights, grids)
         training = _training(options, material, folded, replace(folded, weights=weights), grids, how)
         weights, history = train_quantized(training, report)
     content = convert(

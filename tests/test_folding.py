@@ -17,6 +17,7 @@ from mnet.calibration import (
     equalize,
     grid,
     image_grid,
+    moved_to,
     outputs,
     rounded_weights,
     weight_scales,
@@ -97,6 +98,19 @@ def test_equalized_channels_use_their_range_as_much_as_their_weights() -> None:
     alive = high > 0
     assert alive.sum() > 4
     np.testing.assert_allclose(products[alive], products[alive][0], rtol=1e-3)
+
+
+def test_moved_to_another_zero_point_it_is_the_same_network() -> None:
+    _, weights = folded(LINEAR)
+    x = images(LINEAR)
+    grids = calibrate(LINEAR, weights, x, Normalization.SYMMETRIC, _MSE)
+    moved, at_zero = moved_to(-128, LINEAR, weights, grids)
+    linear = [stage.name for stage in stages(LINEAR) if stage.kind is Kind.DEPTHWISE]
+    assert linear and all(at_zero[name].zero_point == -128 and at_zero[name].low == 0 for name in linear)
+    assert any(grids[name].zero_point != -128 for name in linear)
+    before, after = (logits_of(LINEAR, *each, x) for each in ((weights, grids), (moved, at_zero)))
+    near = np.abs(before - after) < grids["conv_preds"].scale * 0.5  # biases are rounded anew: a value may flip
+    assert near.mean() > 0.98
 
 
 def test_where_a_relu6_follows_nothing_is_equalized() -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from mnet import golden
 from mnet.architecture import Architecture, Block, Head, build, import_keras
-from mnet.calibration import Calibration, calibrate, rounded_weights, weight_scales, weighted
+from mnet.calibration import Calibration, calibrate, moved_to, rounded_weights, weight_scales, weighted
 from mnet.cli import main
 from mnet.comparison import compare
 from mnet.conversion import convert
@@ -59,8 +59,9 @@ def test_the_file_holds_the_scales_and_weights_that_were_chosen(
 
     source = graph.tensors[graph.inputs[0]]
     assert (source.scale, source.zero_point) == (np.float32(normalization.scale), normalization.zero_point)
+    _, written = moved_to(-128, _NET, weights, grids)
     for stage, op in zip(stages(_NET), graph.ops, strict=False):
-        made, chosen = graph.tensors[op.output], grids[stage.name]
+        made, chosen = graph.tensors[op.output], written[stage.name]
         assert made.zero_point == chosen.zero_point, stage.name
         np.testing.assert_allclose(made.scale, chosen.scale, rtol=1e-6)
     convolutions = [op for op in graph.ops if isinstance(op, Conv2D | DepthwiseConv2D)]
