@@ -222,6 +222,37 @@ def doctor(json_file: str | None) -> None:
 
 
 @main.command()
+@click.argument("name", required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Copy the model's files there.")
+@_json_option
+def zoo(name: str | None, out: Path | None, json_file: str | None) -> None:
+    """The models that come with mnet."""
+    from mnet.commands.zoo import zoo
+
+    zoo(name, out, json_file)
+
+
+@main.command()
+@_budget_options
+@click.option("--data", metavar="D", help="As for train: size, channels and classes are those of its images.")
+@click.option("--size", callback=_size, metavar="S", help="Of the images: 32, or 48x64; by default the data's, or 32.")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="Grey or colour; by default the data's, or 3.")
+@click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True, help="Without --data.")
+@click.option("--blocks", metavar="B", help="Only see whether this shape fits, written as for train.")
+@click.option("--head", type=click.Choice(["softmax", "argmax"]), default="softmax", show_default=True)
+@_json_option
+def search(
+    blocks: str | None, channels: str | None, head: str, budget: Any, json_file: str | None, **values: Any
+) -> None:
+    """The largest network that a budget allows, untrained."""
+    from mnet.architecture import Head, shape_of
+    from mnet.commands.search import search
+
+    shape = shape_of(blocks) if blocks else None
+    search(budget, shape, Head(head), json_file, channels=int(channels) if channels else None, **values)
+
+
+@main.command()
 @click.option(
     "--data",
     default="sample",
@@ -309,26 +340,6 @@ def train(
 
 
 @main.command()
-@_budget_options
-@click.option("--data", metavar="D", help="As for train: size, channels and classes are those of its images.")
-@click.option("--size", callback=_size, metavar="S", help="Of the images: 32, or 48x64; by default the data's, or 32.")
-@click.option("--channels", type=click.Choice(["1", "3"]), help="Grey or colour; by default the data's, or 3.")
-@click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True, help="Without --data.")
-@click.option("--blocks", metavar="B", help="Only see whether this shape fits, written as for train.")
-@click.option("--head", type=click.Choice(["softmax", "argmax"]), default="softmax", show_default=True)
-@_json_option
-def search(
-    blocks: str | None, channels: str | None, head: str, budget: Any, json_file: str | None, **values: Any
-) -> None:
-    """The largest network that a budget allows, untrained."""
-    from mnet.architecture import Head, shape_of
-    from mnet.commands.search import search
-
-    shape = shape_of(blocks) if blocks else None
-    search(budget, shape, Head(head), json_file, channels=int(channels) if channels else None, **values)
-
-
-@main.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="RUN|MODEL.keras")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="MODEL.tflite|DIR")
 @click.option("--data", metavar="D", help="Calibrate by these training images; by default the run's own.")
@@ -371,17 +382,6 @@ def quantize(
     ranges = Calibration(calibration) if calibration else None
     run = commands.compare if compare else commands.quantize
     run(QuantizationOptions(normalization=chosen, calibration=ranges, **values), json_file)
-
-
-@main.command()
-@click.argument("name", required=False)
-@click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Copy the model's files there.")
-@_json_option
-def zoo(name: str | None, out: Path | None, json_file: str | None) -> None:
-    """The models that come with mnet."""
-    from mnet.commands.zoo import zoo
-
-    zoo(name, out, json_file)
 
 
 @main.command("eval")

@@ -62,6 +62,8 @@ def test_help_lists_the_commands_in_the_order_of_the_road() -> None:
     names = [
         "demo",
         "doctor",
+        "zoo",
+        "search",
         "train",
         "quantize",
         "eval",
