@@ -69,7 +69,7 @@ def find_source(name: str, flag: str = "--from") -> Source:
     try:
         architecture, data = architecture_of(run["architecture"]), run["data"]
         seen = (*run.get("source", {}).get("data", ()), f"{data['description']}: {data['licence']}")
-        commands = (*run.get("source", {}).get("trained_by", ()), run["command"])
+        commands = [*run.get("source", {}).get("trained_by", ()), *([run["command"]] if "command" in run else [])]
         class_names = tuple(map(str, data["class_names"]))
         normalization = normalization_of(path, run)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -61,7 +61,7 @@ def test_seed_recipe_is_the_articles() -> None:
     assert (seed.batch, seed.epochs, seed.optimizer, seed.normalization) == (32, 200, Nadam(0.001), Normalization.UNIT)
     assert seed.augmentation == Augmentation(flip=True, shift_fraction=0.1) and seed.label_smoothing == 0
     with pytest.raises(
-        MnetError, match="--recipe fast does not exist; choose from seed, default, sample, transfer, tiny"
+        MnetError, match="--recipe fast does not exist; choose from seed, default, sample, transfer, polish, tiny"
     ):
         recipe("fast")
 
