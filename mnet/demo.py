@@ -230,7 +230,7 @@ def _print_files(out: Path) -> None:
             (f"{mnet} profile {model} --target {_CORE}", "layer by layer"),
             (f"{mnet} show {model} --target {_CORE} --stage memory", "where every row lies, and how long"),
             (f"{mnet} zoo", "other models that come with mnet"),
-            (f"{mnet} train --data cifar10 --recipe tiny", "a network of your own: 45 minutes on one core"),
+            (f"{mnet} train --data cifar10 --recipe tiny", "a network of your own: about 40 minutes of one core"),
         )
     )
 

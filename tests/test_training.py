@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mnet.architecture import Architecture, Block, Head, build, import_keras, layers, mobilenet, shape_of
 from mnet.augmentation import augment, shifted
+from mnet.cli import main
 from mnet.cost import cost
 from mnet.errors import MnetError
 from mnet.network import forward
@@ -374,6 +376,16 @@ def test_cutout_makes_one_square_grey() -> None:
     for one in grey:
         rows, columns = np.flatnonzero(one.any(axis=1)), np.flatnonzero(one.any(axis=0))
         assert one[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+
+
+def test_without_out_a_run_goes_to_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    places = []
+    monkeypatch.setattr("mnet.commands.train.train", lambda options, *rest: places.append(options.out))
+    for words in (["--data", "cifar10", "--recipe", "tiny"], ["--data", "my/photos", "--from", "zoo:fashion-tiny"]):
+        assert CliRunner().invoke(main, ["train", *words]).exit_code == 0
+    runs = tmp_path / "mnet" / "runs"
+    assert places == [runs / "cifar10-tiny", runs / "photos-transfer"]
 
 
 def test_progress_without_a_terminal_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
