@@ -3,8 +3,6 @@
 Nothing heavy is imported before a command runs, so that `mnet --help` answers at once.
 """
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,20 @@ import click
 
 from mnet import __version__
 from mnet.errors import MnetError
+from mnet.option_types import (
+    budget_options,
+    code_options,
+    count_or_all,
+    height_width,
+    input_option,
+    json_option,
+    layer_option,
+    model_argument,
+    model_path,
+    oracle_option,
+    simplify_option,
+    target_option,
+)
 
 STAGES = ("graph", "simplified", "plan", "memory", "c", "asm")
 
@@ -34,146 +46,6 @@ class _Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which a user meets them, not of the alphabet."""
         return list(self.commands)
-
-
-def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Return a number of bytes: 12288 or 12k (1 k = 1,024 B)."""
-    if value is None:
-        return None
-    text = value.lower().removesuffix("b")
-    unit = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:], 1)
-    digits = text[:-1] if unit > 1 else text
-    if not digits.isdecimal() or not int(digits):
-        raise click.BadParameter(f"{value} is no number of bytes: write 12288 or 12k (1 k = 1,024 B)")
-    return int(digits) * unit
-
-
-def _count(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Return a number: 1500000, 500k or 1.5M (1 k = 1,000)."""
-    if value is None:
-        return None
-    unit = {"k": 1_000, "m": 1_000_000}.get(value[-1:].lower(), 1)
-    try:
-        number = round(float(value[:-1] if unit > 1 else value) * unit)
-    except (ValueError, OverflowError):
-        number = 0
-    if number < 1:
-        raise click.BadParameter(f"{value} is no number: write 1500000, 500k or 1.5M (1 k = 1,000)")
-    return number
-
-
-def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Return height and width: 32, or 48x64."""
-    if value is None:
-        return None
-    sides = value.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise click.BadParameter(f"{value} is no size: write 32, or 48x64 for height x width")
-    return int(sides[0]), int(sides[-1])
-
-
-def _count_or_all(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
-    """Return a number of images, or None for "all"."""
-    if value == "all":
-        return None
-    if not value.isdecimal():
-        raise click.BadParameter(f"{value} is no number of images: write 200, or all")
-    return int(value)
-
-
-def _json_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Return the name of a JSON file, or "-" for stdout; `--json model.tflite` must not overwrite a model."""
-    if value is not None and value != "-" and not value.endswith(".json"):
-        raise click.BadParameter(f"{value}: the file's name must end in .json (or write --json last, for stdout)")
-    return value
-
-
-def _model_path(context: click.Context, parameter: click.Parameter, value: str) -> Path:
-    """Return the file of a model: a path, or zoo:NAME."""
-    from mnet.zoo import tflite_path
-
-    return tflite_path(value)
-
-
-_json_option = click.option(
-    "--json", "json_file", callback=_json_name, is_flag=False, flag_value="-", metavar="[FILE.json]",
-    help="Print JSON instead of tables; with a name, write it to that file.",
-)  # fmt: skip
-_model_argument = click.argument("model", callback=_model_path, metavar="MODEL.tflite|zoo:NAME")
-_layer_option = click.option("--layer", metavar="L", help="Only this layer or tensor.")
-_simplify_option = click.option(
-    "--no-simplify", "simplify", is_flag=True, flag_value=False, default=True,
-    help="Plan the graph as it stands in the file.",
-)  # fmt: skip
-_input_option = click.option(
-    "--input", "input_mode", default="const", show_default=True, metavar="const|arena|rows",
-    help="Where the image is: read-only memory, the arena, or pushed row by row.",
-)  # fmt: skip
-_oracle_option = click.option(
-    "--oracle", default="litert", show_default=True, metavar="litert|tflm",
-    help="Whose rounding: the runtime that the bits must equal.",
-)  # fmt: skip
-_target_option = click.option(
-    "--target", default="cortex-m", show_default=True, metavar="T",
-    help="cortex-m (any core), cortex-m0, -m0plus, -m3, -m4, -m7, -m33, -m55, -m85, or host.",
-)  # fmt: skip
-
-
-def _code_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of generated code; the command gets them as one `options`, a `mnet.pipeline.Options`."""
-
-    @functools.wraps(command)
-    def wrapped(
-        target: str,
-        name: str | None,
-        oracle: str,
-        input_mode: str,
-        optimize: str,
-        ram: int | None,
-        simplify: bool,
-        **rest: Any,
-    ) -> Any:
-        from mnet.pipeline import Options
-
-        return command(options=Options(target, oracle, input_mode, name, simplify, ram, optimize), **rest)
-
-    for option in (
-        _simplify_option,
-        click.option("--ram", callback=_bytes, metavar="BYTES", help="What the arena may take: 12288, 12k."),
-        click.option("--optimize", default="balanced", show_default=True, metavar="GOAL",
-                     help="balanced, cycles (whatever the memory), ram, or size (flash)."),
-        _input_option,
-        _oracle_option,
-        click.option("--name", help="Of the C functions and files; by default the model's file name."),
-        _target_option,
-    ):  # fmt: skip
-        wrapped = option(wrapped)
-    return wrapped
-
-
-def _budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what a network may take; the command gets a `mnet.budget.Budget`, or None without a limit."""
-
-    @functools.wraps(command)
-    def wrapped(
-        ram: int | None, flash: int | None, cycles: int | None, target: str, input_mode: str, **rest: Any
-    ) -> Any:
-        from mnet.budget import Budget
-
-        budget = Budget(ram, flash, cycles, target, input_mode)
-        return command(budget=budget if budget.limits else None, **rest)
-
-    for option in (
-        _input_option,
-        click.option("--target", default="cortex-m4", show_default=True, metavar="T",
-                     help="The core whose cycles, flash and arena a budget limits; as for codegen."),
-        click.option("--cycles", callback=_count, metavar="N", help="Budget: of one inference; 4M, 500k."),
-        click.option("--flash", callback=_bytes, metavar="BYTES", help="Budget: code and constants; 128k."),
-        click.option("--ram", callback=_bytes, metavar="BYTES",
-                     help="Budget: the arena, as for codegen; the largest network that fits is chosen."),
-    ):  # fmt: skip
-        wrapped = option(wrapped)
-    return wrapped
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -204,7 +76,7 @@ def main() -> None:
     help="Folder of everything that is made.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=None, help="Fewer are quicker and worse.")
-@_json_option
+@json_option
 def demo(out: Path, epochs: int | None, json_file: str | None) -> None:  # fmt: skip
     """All of it on bundled images: train, quantize, generate, prove, profile."""
     from mnet.demo import run
@@ -213,7 +85,7 @@ def demo(out: Path, epochs: int | None, json_file: str | None) -> None:  # fmt: 
 
 
 @main.command()
-@_json_option
+@json_option
 def doctor(json_file: str | None) -> None:
     """Say what is installed, what is missing, and how to get it."""
     from mnet.doctor import run
@@ -224,7 +96,7 @@ def doctor(json_file: str | None) -> None:
 @main.command()
 @click.argument("name", required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="Copy the model's files there.")
-@_json_option
+@json_option
 def zoo(name: str | None, out: Path | None, json_file: str | None) -> None:
     """The models that come with mnet."""
     from mnet.commands.zoo import zoo
@@ -233,14 +105,16 @@ def zoo(name: str | None, out: Path | None, json_file: str | None) -> None:
 
 
 @main.command()
-@_budget_options
+@budget_options
 @click.option("--data", metavar="D", help="As for train: size, channels and classes are those of its images.")
-@click.option("--size", callback=_size, metavar="S", help="Of the images: 32, or 48x64; by default the data's, or 32.")
+@click.option(
+    "--size", callback=height_width, metavar="S", help="Of the images: 32, or 48x64; by default the data's, or 32."
+)
 @click.option("--channels", type=click.Choice(["1", "3"]), help="Grey or colour; by default the data's, or 3.")
 @click.option("--classes", type=click.IntRange(min=2), default=10, show_default=True, help="Without --data.")
 @click.option("--blocks", metavar="B", help="Only see whether this shape fits, written as for train.")
 @click.option("--head", type=click.Choice(["softmax", "argmax"]), default="softmax", show_default=True)
-@_json_option
+@json_option
 def search(
     blocks: str | None, channels: str | None, head: str, budget: Any, json_file: str | None, **values: Any
 ) -> None:
@@ -278,7 +152,7 @@ def search(
 @click.option(
     "--depthwise", type=click.Choice(["linear", "relu6"]), default="linear", help="What follows it, with --blocks."
 )
-@click.option("--size", callback=_size, metavar="S", help="Scale the images: 32, or 48x64 (height x width).")
+@click.option("--size", callback=height_width, metavar="S", help="Scale the images: 32, or 48x64 (height x width).")
 @click.option(
     "--stem-stride", type=click.Choice(["1", "2"]), help="Of the first convolution, in place of that of the recipe."
 )
@@ -289,7 +163,7 @@ def search(
     show_default=True,
     help="Probabilities, or logits whose largest is the answer.",
 )
-@_budget_options
+@budget_options
 @click.option(
     "--recipe",
     help="tiny, small, large, default, sample, seed, or with --from transfer, polish; see mnet/recipes.py.",
@@ -311,7 +185,7 @@ def search(
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
 @click.option("--overwrite", is_flag=True, help="Replace a run at the same place.")
-@_json_option
+@json_option
 def train(
     blocks: str | None,
     depthwise: str,
@@ -368,7 +242,7 @@ def train(
 @click.option(
     "--compare", is_flag=True, help="Make PTQ, --improve and --qat in a folder -o, and a table of all test images."
 )
-@_json_option
+@json_option
 def quantize(
     normalization: str | None, calibration: str | None, compare: bool, json_file: str | None, **values: Any
 ) -> None:
@@ -385,7 +259,7 @@ def quantize(
 
 
 @main.command("eval")
-@click.argument("model", callback=_model_path, metavar="MODEL.tflite|zoo:NAME|RUN|MODEL.keras")
+@click.argument("model", callback=model_path, metavar="MODEL.tflite|zoo:NAME|RUN|MODEL.keras")
 @click.option("--data", metavar="D", help="As for train, or an .npz with x and y; by default the run's own.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @click.option("--images", type=click.IntRange(min=1), help="Only so many, as many of each class; by default all.")
@@ -397,20 +271,20 @@ def quantize(
 )
 @click.option(
     "--emulated",
-    callback=_count_or_all,
+    callback=count_or_all,
     default="200",
     show_default=True,
     metavar="N|all",
     help="Images for the emulated core, as many of each class.",
 )
 @click.option("--target", default="cortex-m4", show_default=True, metavar="T", help="Of the C, as for codegen.")
-@_oracle_option
+@oracle_option
 @click.option(
     "--normalization", type=click.Choice(["x/255", "x/128 - 1"]), help="Of a float input; by default what the run says."
 )
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing and a leg was not run.")
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="Draw the confusion matrix.")
-@_json_option
+@json_option
 def evaluate(model: Path, target: str, oracle: str, normalization: str | None, **values: Any) -> None:
     """Accuracy, confusion matrix, and equal outputs everywhere.
 
@@ -426,12 +300,12 @@ def evaluate(model: Path, target: str, oracle: str, normalization: str | None, *
 
 
 @main.command()
-@_model_argument
-@_target_option
-@_oracle_option
-@_input_option
-@_simplify_option
-@_json_option
+@model_argument
+@target_option
+@oracle_option
+@input_option
+@simplify_option
+@json_option
 @click.option("--svg", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw cycles and flash against RAM.")
 def plan(
     model: Path, target: str, oracle: str, input_mode: str, simplify: bool, json_file: str | None, svg: Path | None
@@ -444,11 +318,11 @@ def plan(
 
 
 @main.command()
-@_model_argument
-@_code_options
+@model_argument
+@code_options
 @click.option("--labels", metavar="A,B,C", help="Names of the classes, for the header.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR")
-@_json_option
+@json_option
 def codegen(model: Path, options: Any, labels: str | None, out: Path, json_file: str | None) -> None:
     """Generate C99 sources and their test."""
     from mnet.commands.generate import generate
@@ -458,17 +332,17 @@ def codegen(model: Path, options: Any, labels: str | None, out: Path, json_file:
 
 
 @main.command()
-@_model_argument
-@_code_options
+@model_argument
+@code_options
 @click.option(
     "--inputs", type=click.IntRange(min=1), default=20, show_default=True, help="For LiteRT and this computer."
 )
 @click.option("--emulated", type=click.IntRange(min=1), default=2, show_default=True, help="Of them, for each core.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs.")
-@_layer_option
+@layer_option
 @click.option("--board", metavar="B", help="Also within a board's flash and RAM: microbit, ... (firmware/README.md).")
 @click.option("--allow-missing", is_flag=True, help="Exit with 0 even if a tool was missing and a leg was not run.")
-@_json_option
+@json_option
 def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> None:
     """Prove the bits: LiteRT, C here, C on emulated cores."""
     from mnet.commands.verify import verify
@@ -477,7 +351,7 @@ def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> N
 
 
 @main.command()
-@_model_argument
+@model_argument
 @click.option(
     "--between",
     nargs=2,
@@ -489,11 +363,11 @@ def verify(model: Path, options: Any, json_file: str | None, **values: Any) -> N
     "--input", "input_file", type=click.Path(path_type=Path), metavar="FILE", help="int8 .npy or .bin, or a picture."
 )
 @click.option("--seed", type=int, help="Of a random input; by default 0.")
-@_target_option
-@_oracle_option
-@_simplify_option
-@_layer_option
-@_json_option
+@target_option
+@oracle_option
+@simplify_option
+@layer_option
+@json_option
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE.svg|png", help="Draw where they differ.")
 def trace(model: Path, target: str, oracle: str, simplify: bool, **values: Any) -> None:
     """Where two runtimes part: layer by layer, and why.
@@ -507,9 +381,9 @@ def trace(model: Path, target: str, oracle: str, simplify: bool, **values: Any) 
 
 
 @main.command()
-@_model_argument
-@_code_options
-@_json_option
+@model_argument
+@code_options
+@json_option
 @click.option(
     "--wait-states",
     type=click.IntRange(0, 15),
@@ -538,8 +412,8 @@ def profile(
 
 
 @main.command()
-@_model_argument
-@_code_options
+@model_argument
+@code_options
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, metavar="REPORT.html")
 @click.option(
     "--inputs", type=click.IntRange(min=1), default=8, show_default=True, help="For LiteRT and this computer."
@@ -571,10 +445,10 @@ def report(model: Path, options: Any, **values: Any) -> None:  # fmt: skip
 
 
 @main.command()
-@_model_argument
-@_code_options
+@model_argument
+@code_options
 @click.option("--stage", type=click.Choice(STAGES), default="graph", show_default=True)
-@_layer_option
+@layer_option
 @click.option("--svg", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the arena over time.")
 def show(model: Path, options: Any, stage: str, layer: str | None, svg: Path | None) -> None:
     """Print a stage on the way from model to machine code."""
@@ -591,12 +465,14 @@ def show(model: Path, options: Any, stage: str, layer: str | None, svg: Path | N
 
 @main.command()
 @click.option("--alpha", type=float, default=0.25, show_default=True)
-@click.option("--size", callback=_size, default="224", show_default=True, metavar="S", help="Or 48x64: height x width.")
+@click.option(
+    "--size", callback=height_width, default="224", show_default=True, metavar="S", help="Or 48x64: height x width."
+)
 @click.option("--classes", type=int, default=1000, show_default=True)
 @click.option("--channels", type=int, default=3, show_default=True)
 @click.option("--stem-stride", type=click.Choice(["1", "2"]), default="2", show_default=True)
 @click.option("--layers", is_flag=True, help="The table of layers.")
-@_json_option
+@json_option
 @click.pass_context
 def cost(context: click.Context, /, layers: bool, json_file: str | None, stem_stride: str, **values: Any) -> None:
     """Multiply-adds and parameters of a network."""
@@ -611,7 +487,7 @@ def cost(context: click.Context, /, layers: bool, json_file: str | None, stem_st
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL.tflite]", required=False)
-@_json_option
+@json_option
 def ops(model: Path | None, json_file: str | None) -> None:
     """Which operators are read; which a model has."""
     from mnet.commands.ops import ops
