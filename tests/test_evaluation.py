@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnet import agreement, toolchain
+from mnet import agreement
 from mnet.agreement import GOLDEN, LEGS, legs_of
 from mnet.cli import main
 from mnet.commands.evaluate import matrix_text
@@ -31,7 +31,7 @@ from mnet.pipeline import Options
 from mnet.proof import Program, find_target_compiler
 from mnet.tflite import read_model
 from tests.models import Builder, tiny_mobilenet
-from tests.tools import hide_compilers
+from tests.tools import hide_compilers, needs_host_compiler
 from tests.writer import serialise
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (31, 16, 16, 3), dtype=np.uint8)
@@ -60,13 +60,6 @@ def refused(*arguments: object) -> str:
     result = run(*arguments)
     assert result.exit_code == 2 and result.stdout == "", result.output
     return result.stderr.splitlines()[-1].removeprefix("Error: ")
-
-
-def needs_host_compiler() -> None:
-    try:
-        toolchain.find_compiler("cc")
-    except ToolError as error:
-        pytest.skip(str(error))
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

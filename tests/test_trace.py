@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from mnet import divergence, runtimes, toolchain
+from mnet import divergence, runtimes
 from mnet.cli import main
 from mnet.divergence import Layer, explain, first_of, layers_of
 from mnet.drawing import as_png, as_svg
@@ -27,6 +27,7 @@ from mnet.sides import SIDES, Seen, Side, make_side, unfolded
 from mnet.tflite import read_model
 from tests.models import Builder, tiny_autoencoder, tiny_mobilenet
 from tests.strategies import random_input
+from tests.tools import needs_host_compiler
 from tests.writer import serialise
 
 SAMPLE = Path(__file__).parent / "models" / "sample_a25.tflite"
@@ -52,13 +53,6 @@ def refused(*arguments: object) -> str:
     result = run(*arguments)
     assert result.exit_code == 2 and result.stdout == "", result.output
     return result.stderr.splitlines()[-1].removeprefix("Error: ")
-
-
-def needs_host_compiler() -> None:
-    try:
-        toolchain.find_compiler("cc")
-    except ToolError as error:
-        pytest.skip(str(error))
 
 
 def found_seed(model: Path) -> int:

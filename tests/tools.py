@@ -4,6 +4,9 @@ import importlib.util
 
 import pytest
 
+from mnet import toolchain
+from mnet.errors import ToolError
+
 
 def hide_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty the PATH and hide the package ziglang until the test ends."""
@@ -12,3 +15,11 @@ def hide_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, package=None: None if name == "ziglang" else real(name)
     )
+
+
+def needs_host_compiler() -> None:
+    """Skip the test where no C compiler for this computer is installed."""
+    try:
+        toolchain.find_compiler("cc")
+    except ToolError as error:
+        pytest.skip(str(error))
