@@ -89,6 +89,7 @@ class Recipe:
     images: int | None = None  # that pass in all: many images take fewer epochs than `epochs`
     balanced: bool = False  # show each class as often as any other, whatever its images are
     body_rate: float = 1.0  # of all layers but the classifier, as a share of the learning rate
+    goes_on: bool = False  # with augmentation and label smoothing of the run that the network comes from
 
     def steps(self, per_epoch: int, done: int, seconds: float) -> int:
         """Return how many steps the whole training takes: the epochs', or what the minutes allow at the pace so far.
@@ -207,10 +208,10 @@ QAT = replace(
 POLISH = replace(
     DEFAULT,
     name="polish",
-    what="on from a trained network (--from) at a rate that begins low, best with a --teacher",
+    what="on from a trained network (--from) as it was trained, at a rate that begins low",
     epochs=40,
     optimizer=NesterovSgd(learning_rate=0.08),
-    label_smoothing=0.0,
+    goes_on=True,
 )
 
 RECIPES = {recipe.name: recipe for recipe in (SEED, DEFAULT, SAMPLE, TRANSFER, POLISH, TINY, SMALL, LARGE)}

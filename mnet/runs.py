@@ -150,8 +150,12 @@ def model_card(run: dict[str, Any]) -> str:
             "",
             f"![accuracy over epochs]({CURVE_FILE})",
             "",
-            "The validation images were kept back from the training images; the test images were looked at once,",
-            "for the figure above.",
+            *(
+                []
+                if validation is None
+                else ["The validation images were kept back from the training images; they trained nothing."]
+            ),
+            "This training looked at the test images once, for the figure above.",
             "",
         ]
     )

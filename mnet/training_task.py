@@ -133,11 +133,11 @@ def task_of(options: TrainingOptions) -> Task:
     if not 0 <= options.sparsity < math.inf:
         raise MnetError(f"--sparsity {options.sparsity:g} is no strength; 0 or more, such as 1e-4.")
     chosen = _with_length(recipe(options.recipe), options.epochs, options.minutes)
-    if not options.flip:
-        chosen = replace(chosen, augmentation=replace(chosen.augmentation, flip=False))
     source = _source(options)
     if source is not None:
-        chosen = replace(chosen, normalization=source.normalization)
+        chosen = going_on(chosen, source)
+    if not options.flip:
+        chosen = replace(chosen, augmentation=replace(chosen.augmentation, flip=False))
     dataset, split = load_split(options if source is None else _fed_as(source, options))
     chosen = fitted(chosen, len(split.x_train), fixed_epochs=options.epochs is not None)
     architecture = options.architecture or _architecture(options, chosen, dataset, source)
@@ -222,6 +222,14 @@ def check_fit(architecture: Architecture, dataset: Dataset, split: Split, chosen
             f"images of {architecture.height}x{architecture.width} are too small for recipe {chosen.name}, which "
             f"moves them by {chosen.augmentation.crop_padding} pixels."
         )
+
+
+def going_on(chosen: Recipe, source: Source) -> Recipe:
+    """Return the recipe for a network to start from: fed as it was, and shown images as before if that is meant."""
+    chosen = replace(chosen, normalization=source.normalization)
+    if not chosen.goes_on:
+        return chosen
+    return replace(chosen, augmentation=source.augmentation, label_smoothing=source.label_smoothing)
 
 
 def fitted(chosen: Recipe, images: int, *, fixed_epochs: bool) -> Recipe:

@@ -10,7 +10,7 @@ import numpy as np
 from mnet.architecture import HEAD_LAYER, Architecture, Block, Head
 from mnet.errors import MnetError, ModelError
 from mnet.pruning import Weights, narrowed, shape_of_network
-from mnet.recipes import Normalization
+from mnet.recipes import Augmentation, Normalization
 from mnet.trained import load_keras, locate, normalization_of
 from mnet.zoo import keras_path
 
@@ -24,6 +24,8 @@ class Source:
     sha256: str  # of that file
     architecture: Architecture
     normalization: Normalization
+    augmentation: Augmentation  # of the training that it comes from
+    label_smoothing: float  # of the same
     class_names: tuple[str, ...]
     data: tuple[str, ...]  # all data that its weights have seen, each with its licence; the oldest first
     trained_by: tuple[str, ...]  # the commands that made it, in turn
@@ -72,12 +74,32 @@ def find_source(name: str, flag: str = "--from") -> Source:
         commands = [*run.get("source", {}).get("trained_by", ()), *([run["command"]] if "command" in run else [])]
         class_names = tuple(map(str, data["class_names"]))
         normalization = normalization_of(path, run)
+        augmentation = augmentation_of(run["recipe"]["augmentation"])
+        smoothing = float(run["recipe"]["label_smoothing"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MnetError(f"{flag} {name}: its run.json is damaged ({error!r}); train it again.") from None
     digest = hashlib.sha256(content).hexdigest()
     return Source(
-        name, model, digest, architecture, normalization, class_names, tuple(map(str, seen)), tuple(map(str, commands))
+        name=name,
+        model=model,
+        sha256=digest,
+        architecture=architecture,
+        normalization=normalization,
+        augmentation=augmentation,
+        label_smoothing=smoothing,
+        class_names=class_names,
+        data=tuple(map(str, seen)),
+        trained_by=tuple(map(str, commands)),
     )
+
+
+def augmentation_of(values: dict[str, Any]) -> Augmentation:
+    """Return the augmentation that `mnet.runs.plain` wrote to a run.json; what it does not name is off.
+
+    Raises:
+        KeyError, TypeError: it wrote something else.
+    """
+    return Augmentation(**{field.name: values[field.name] for field in fields(Augmentation) if field.name in values})
 
 
 def architecture_of(values: dict[str, Any]) -> Architecture:

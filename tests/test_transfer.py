@@ -24,17 +24,18 @@ from mnet.recipes import Augmentation, NesterovSgd, Normalization, recipe
 from mnet.runs import plain
 from mnet.sources import load
 from mnet.training import train
-from mnet.training_task import TrainingOptions, command, fitted, task_of
-from mnet.transfer import architecture_of, find_source, start_from
+from mnet.training_task import TrainingOptions, command, fitted, going_on, task_of
+from mnet.transfer import architecture_of, augmentation_of, find_source, start_from
 
 _NET = Architecture("net", 28, 28, 1, 3, 2, 8, (Block(2, 16), Block(2, 24)), linear_depthwise=True)
 _NAMES = ("bag", "coat", "sandal")
+_SHOWN = Augmentation(flip=True, cutout=5)
 
 
 def _run_values(**changes: Any) -> dict[str, Any]:
     return {
         "architecture": plain(_NET),
-        "recipe": {"normalization": "x/128 - 1"},
+        "recipe": {"normalization": "x/128 - 1", "augmentation": plain(_SHOWN), "label_smoothing": 0.03},
         "options": {},
         "data": {"description": "old pictures", "licence": "Expat", "class_names": list(_NAMES)},
     } | changes
@@ -64,6 +65,18 @@ def test_the_data_of_all_ancestors_are_remembered(run: Path, tmp_path: Path) -> 
     (tmp_path / "model.keras").write_bytes((run / "model.keras").read_bytes())
     (tmp_path / "run.json").write_text(json.dumps(_run_values(source={"data": ["older pictures: CC0"]})))
     assert find_source(str(tmp_path)).data == ("older pictures: CC0", "old pictures: Expat")
+
+
+def test_polish_shows_images_as_the_training_before_did_and_transfer_as_its_own_recipe_says(run: Path) -> None:
+    source = find_source(str(run))
+    polish, transfer = (going_on(recipe(name), source) for name in ("polish", "transfer"))
+    assert (polish.augmentation, polish.label_smoothing) == (_SHOWN, 0.03)
+    assert polish.optimizer == recipe("polish").optimizer
+    assert transfer == recipe("transfer")
+
+
+def test_an_older_run_json_names_fewer_augmentations() -> None:
+    assert augmentation_of({"flip": True, "crop_padding": 4, "class": "Augmentation"}) == Augmentation(True, 4)
 
 
 @pytest.mark.parametrize("head", list(Head))
