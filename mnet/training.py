@@ -91,41 +91,19 @@ def train(
     """
     partial = check_folders(options.out, resume=options.resume, overwrite=options.overwrite)
     task = task_of(options)
-    chosen, dataset = task.recipe, task.dataset
     if say is not None:
-        for remark in dataset.remarks:
+        for remark in task.dataset.remarks:
             say(remark)
     set_threads(options.threads)
     keep_memory()
-    keras = import_keras()
-    keras.utils.set_random_seed(options.seed)
-    model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
-    if task.source is not None:
-        start_from(task.source, model, dataset.class_names, task.architecture)
-    teacher = None if task.teacher is None else teacher_of(task.teacher, chosen.normalization)
-    state = TrainingState(model, task.architecture, chosen, teacher=teacher, sparsity=options.sparsity)
-    history: list[EpochRow] = []
-    identity = task.identity()
-
+    model, state = _begin(task)
     try:
-        if options.overwrite and not options.resume and partial.is_dir():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True, exist_ok=True)
-        for leftover in partial.glob("*.tmp"):
-            leftover.unlink()
-        if options.resume:
-            history = read_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors)
-        while not _is_over(chosen, task.steps, history):
-            row = train_epoch(state, task, tuple(history), report)
-            history.append(row)
-            write_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors, history)
-            write_atomically(partial / HISTORY_FILE, history_csv(history).encode())
-            write_atomically(partial / CURVE_FILE, curve_svg(history, task.architecture.name).encode())
+        _clear(partial, options)
+        history = _train_epochs(state, task, partial, report)
         state.copy_to(model)
-        predicted = state.classes(dataset.x_test)
-        tested = Evaluation("float", confusion(dataset.y_test, predicted, task.architecture.classes))
+        predicted = state.classes(task.dataset.x_test)
+        tested = Evaluation("float", confusion(task.dataset.y_test, predicted, task.architecture.classes))
         write_model(model, partial / MODEL_FILE)
-        seconds = _seconds(history)
         run = _run_values(task, history, tested)
         write_atomically(partial / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
         write_atomically(partial / CARD_FILE, model_card(run).encode())
@@ -136,13 +114,48 @@ def train(
     return TrainingResult(
         folder=options.out,
         model=options.out / MODEL_FILE,
-        description=dataset.description,
+        description=task.dataset.description,
         test_accuracy=tested.fraction,
         balanced_accuracy=tested.balanced,
         test_images=tested.images,
         history=tuple(history),
-        seconds=seconds,
+        seconds=_seconds(history),
     )
+
+
+def _begin(task: Task) -> tuple[Any, TrainingState]:
+    """Return the Keras model of a task, with the weights that it starts from, and what trains it."""
+    chosen = task.recipe
+    import_keras().utils.set_random_seed(task.options.seed)
+    model = build(task.architecture, chosen.initializer)  # type: ignore[arg-type]
+    if task.source is not None:
+        start_from(task.source, model, task.dataset.class_names, task.architecture)
+    teacher = None if task.teacher is None else teacher_of(task.teacher, chosen.normalization)
+    return model, TrainingState(model, task.architecture, chosen, teacher=teacher, sparsity=task.options.sparsity)
+
+
+def _clear(partial: Path, options: TrainingOptions) -> None:
+    """Make the folder to work in, without what is not to be gone on with."""
+    if options.overwrite and not options.resume and partial.is_dir():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    for leftover in partial.glob("*.tmp"):
+        leftover.unlink()
+
+
+def _train_epochs(
+    state: TrainingState, task: Task, partial: Path, report: Callable[[Progress], None] | None
+) -> list[EpochRow]:
+    """Train to the end, or on to it from the checkpoint, and write one after each epoch; return all epochs."""
+    identity = task.identity()
+    resumed = task.options.resume
+    history = read_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors) if resumed else []
+    while not _is_over(task.recipe, task.steps, history):
+        history.append(train_epoch(state, task, tuple(history), report))
+        write_checkpoint(partial / CHECKPOINT_FILE, identity, state.vectors, history)
+        write_atomically(partial / HISTORY_FILE, history_csv(history).encode())
+        write_atomically(partial / CURVE_FILE, curve_svg(history, task.architecture.name).encode())
+    return history
 
 
 def train_epoch(
