@@ -23,7 +23,7 @@ INPUT_MODES = ("const", "arena", "rows")
 LARGEST_MAPS = (64, 0, 16, 1 << 30)  # pixels of the maps that are made in one call, where a kernel can
 _ATTEMPTS = 3  # to keep a budget
 _MORE_ATTEMPTS = 4  # where what is live would fit and only placement loses bytes
-_PLACED = 3  # drafts that are placed
+_PLACED = 3  # drafts that are placed, and that the solver is asked for
 _SLACKS = (1.05, 1.02, 1.005)  # of the bytes that are live at once: what the solver is asked for, the easy one first
 _GOOD = 1.015  # so near to those bytes it is not asked for less
 
@@ -134,12 +134,13 @@ class Search:
         for attempt in range(_ATTEMPTS + _MORE_ATTEMPTS):
             if attempt >= _ATTEMPTS and found and ram and found.plan.live_bytes + found.plan.state_bytes > ram:
                 break
-            found, draft = self._attempt(request, goal, budget)
+            found, drafts = self._attempt(request, goal, budget)
             if ram is None and optimize != "ram":
                 break
-            if attempt < _ATTEMPTS and (ram is None or found.plan.arena_bytes > ram):
-                decisions = self._packed(request, found.decisions, found.plan, draft)
-                found = Found(decisions, _assembled(request, decisions), found.solution)
+            if ram is None:
+                found = self._smaller(request, found, drafts[0])
+            elif attempt < _ATTEMPTS and found.plan.arena_bytes > ram:
+                found = self._within(request, ram, drafts) or found
             if ram is None or found.plan.arena_bytes <= ram:
                 break
             budget -= found.plan.arena_bytes - ram  # the state, and what placement loses
@@ -157,11 +158,13 @@ class Search:
         request = replace(self.request, optimize=optimize, ram=ram)
         return self._attempt(request, objective(optimize), ram)[0]
 
-    def _attempt(self, request: Request, goal: Objective, budget: float) -> tuple[Found, _Draft]:
+    def _attempt(self, request: Request, goal: Objective, budget: float) -> tuple[Found, tuple[_Draft, ...]]:
+        """Return the best plan without the solver, and the drafts that were looked at, that of the plan first."""
         drafts = self.drafts(goal, budget)
         if not drafts:
             raise PlanError(f"{request.graph.name}: no kernels for {request.target.name} fit together")
-        return self._placed(request, goal, drafts)
+        found, chosen = self._placed(request, goal, drafts)
+        return found, (chosen, *(draft for draft in drafts[:_PLACED] if draft is not chosen))
 
     def _placed(self, request: Request, goal: Objective, drafts: Sequence[_Draft]) -> tuple[Found, _Draft]:
         """Return the draft that is best once it is placed."""
@@ -179,24 +182,37 @@ class Search:
             found.append((over, price, len(found), (Found(decisions, made, solution), draft)))
         return min(found)[-1]
 
-    def _packed(self, request: Request, decisions: Decisions, made: Plan, draft: _Draft) -> Decisions:
-        """Return the decisions with addresses in fewer bytes, where the solver is there and finds some."""
-        least = live_bytes(draft.boxes)
-        wanted = [int(least * slack) for slack in _SLACKS]
-        if request.ram is not None:
-            wanted = [request.ram - made.state_bytes]
-        taken = made.rows_bytes
-        for most in wanted:
-            if most >= taken or (request.ram is None and taken <= least * _GOOD):
+    def _smaller(self, request: Request, found: Found, draft: _Draft) -> Found:
+        """Return what was found with addresses in fewer bytes, where the solver is there and finds some."""
+        least, taken = live_bytes(draft.boxes), found.plan.rows_bytes
+        decisions = found.decisions
+        for most in (int(least * slack) for slack in _SLACKS):
+            if most >= taken or taken <= least * _GOOD:
                 continue
-            key = tuple(draft.boxes), most
-            if key not in self._packs:
-                self._packs[key] = pack(draft.boxes, most)
-            addresses = self._packs[key]
+            addresses = self._pack(draft, most)
             if addresses is None:
                 break  # and less will not do either
             decisions, taken = draft.decisions(addresses), most
-        return decisions
+        return Found(decisions, _assembled(request, decisions), found.solution)
+
+    def _within(self, request: Request, ram: int, drafts: Sequence[_Draft]) -> Found | None:
+        """Return the first of the drafts for which the solver, where it is there, finds addresses in the budget.
+
+        The one that first-fit places in the fewest bytes need not be one of those that have a packing.
+        """
+        for draft in drafts:
+            state = _assembled(request, draft.decisions(self._addresses(draft.boxes))).state_bytes
+            addresses = self._pack(draft, ram - state)
+            if addresses is not None:
+                decisions = draft.decisions(addresses)
+                return Found(decisions, _assembled(request, decisions), draft.solution)
+        return None
+
+    def _pack(self, draft: _Draft, most_bytes: int) -> Mapping[str, int] | None:
+        key = tuple(draft.boxes), most_bytes
+        if key not in self._packs:
+            self._packs[key] = pack(draft.boxes, most_bytes)
+        return self._packs[key]
 
     def _addresses(self, boxes: Sequence[Box]) -> Mapping[str, int]:
         key = tuple(boxes)

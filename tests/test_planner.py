@@ -1,11 +1,13 @@
 """What a user asks of the planner is what the plan is best at; budgets are kept; choices change no bits."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from codegen.memory import Box, place
 from codegen.objective import OBJECTIVES
 from codegen.plan import Plan
 from codegen.planner import INPUT_MODES, plan
@@ -61,6 +63,29 @@ def test_a_budget_is_kept_at_a_price(graph: Graph, plans: dict[str, Plan]) -> No
     made = plan(graph, M4, LITERT, "rows", "cycles", budget)
     assert made.arena_bytes <= budget
     assert cycles(plans["cycles"]) <= cycles(made) <= cycles(plans["ram"])
+
+
+def test_a_draft_that_the_solver_finds_no_place_for_does_not_end_the_search(
+    graph: Graph, plans: dict[str, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Box, ...]] = []
+
+    def wasteful(boxes: Sequence[Box]) -> tuple[dict[str, int], int]:
+        addresses, taken = place(boxes)
+        return {name: address + 4096 for name, address in addresses.items()}, taken + 4096
+
+    def choosy(boxes: Sequence[Box], most_bytes: int) -> dict[str, int] | None:
+        asked.append(tuple(boxes))
+        addresses, taken = place(boxes)
+        return None if tuple(boxes) == asked[0] or taken > most_bytes else addresses
+
+    monkeypatch.setattr("codegen.planner.place", wasteful)
+    monkeypatch.setattr("codegen.planner.pack", choosy)
+    monkeypatch.setattr("codegen.planner._ATTEMPTS", 1)
+    monkeypatch.setattr("codegen.planner._MORE_ATTEMPTS", 0)
+    budget = plans["balanced"].arena_bytes
+    made = plan(graph, M4, LITERT, "rows", "balanced", ram=budget)
+    assert made.arena_bytes <= budget and len(set(asked)) == len(asked) > 1
 
 
 def test_where_nothing_fits_the_smallest_plan_comes_back(graph: Graph, plans: dict[str, Plan]) -> None:
