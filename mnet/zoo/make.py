@@ -33,6 +33,7 @@ from mnet.zoo.table import board_rows, index, markdown, zoo_rows
 _FOLDER = Path(__file__).resolve().parent
 _SMALLEST = Options("cortex-m0plus", input_mode="rows", optimize="ram")
 _TABLE_BEGINS, _TABLE_ENDS = "<!-- zoo: written by python -m mnet.zoo.make -->", "<!-- end -->"
+_STARTS = {HISTORY_FILE: "start-history.csv", CURVE_FILE: "start-curve.svg"}  # of the run that a run went on from
 _ORIGINALS = "cifar10-original-test1017.npz"
 
 
@@ -45,15 +46,21 @@ def main() -> None:
 @click.argument("run", type=click.Path(path_type=Path, exists=True))
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.argument("name")
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="The run that RUN went on from, if any.")
 @click.option("--quantized-by", help="The command that made MODEL, if it was not plain `mnet quantize`.")
 @click.option("--ram", type=int, help="Bytes of the arena of the plan that the table shows.")
 @click.option("--optimize", default="balanced", show_default=True, help="Of the same.")
-def add(run: Path, model: Path, name: str, quantized_by: str | None, ram: int | None, optimize: str) -> None:
+def add(
+    run: Path, model: Path, name: str, start: Path | None, quantized_by: str | None, ram: int | None, optimize: str
+) -> None:
     """Copy a run and its int8 model into the zoo, and measure them."""
     folder = _FOLDER / name
     folder.mkdir(exist_ok=True)
     for file in (MODEL_FILE, RUN_FILE, HISTORY_FILE, CURVE_FILE):
         shutil.copyfile(run / file, folder / file)
+    if start is not None:
+        for file, as_ in _STARTS.items():
+            shutil.copyfile(start / file, folder / as_)
     shutil.copyfile(model, folder / f"{name}.tflite")
     pushed = Options("cortex-m4", input_mode="rows", ram=ram, optimize=optimize)
     _measure(name, quantized_by or f"mnet quantize {run.name} -o {name}.tflite", pushed)
@@ -127,8 +134,10 @@ def _on_board(tflite: Path, options: Options) -> OnBoard:
 
 def _card(run: dict[str, Any], found: Entry) -> str:
     test, originals = found.test, found.originals
+    start = found.folder / _STARTS[CURVE_FILE]
     lines = [
         model_card(run).rstrip(),
+        *(["", "The training that it started from:", "", f"![before]({start.name})"] if start.is_file() else []),
         "",
         "## As int8",
         f"`{found.name}.tflite` was made with `{found.quantized_by}` (sha256 {found.sha256}).",
