@@ -29,7 +29,7 @@ _PROMISES = {
 
 
 def test_the_zoo_has_models_of_both_data_sets() -> None:
-    assert {"cifar10-tiny", "fashion-tiny"} <= set(names())
+    assert {*_PROMISES, "cifar10-seed", "fashion-tiny"} <= set(names())
     assert {found.data for found in _ENTRIES} == {"CIFAR-10 (JPEG)", "Fashion-MNIST"}
 
 
