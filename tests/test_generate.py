@@ -54,6 +54,7 @@ def test_random_networks_give_the_golden_bits(
     assert leg.status == "equal" and leg.values > 0, described(graph, leg)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     graph=small_graphs(),

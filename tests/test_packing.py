@@ -10,6 +10,7 @@ from tests.test_memory import boxes, steps_of
 pytest.importorskip("ortools")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(boxes())
 def test_what_fits_is_sound_and_deterministic(drawn: list[Box]) -> None:
