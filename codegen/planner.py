@@ -201,6 +201,8 @@ class Search:
         The one that first-fit places in the fewest bytes need not be one of those that have a packing.
         """
         for draft in drafts:
+            if live_bytes(draft.boxes) > ram:
+                continue
             state = _assembled(request, draft.decisions(self._addresses(draft.boxes))).state_bytes
             addresses = self._pack(draft, ram - state)
             if addresses is not None:

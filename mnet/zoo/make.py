@@ -59,8 +59,8 @@ def add(
     for file in (MODEL_FILE, RUN_FILE, HISTORY_FILE, CURVE_FILE):
         shutil.copyfile(run / file, folder / file)
     if start is not None:
-        for file, as_ in _STARTS.items():
-            shutil.copyfile(start / file, folder / as_)
+        for file, renamed in _STARTS.items():
+            shutil.copyfile(start / file, folder / renamed)
     shutil.copyfile(model, folder / f"{name}.tflite")
     pushed = Options("cortex-m4", input_mode="rows", ram=ram, optimize=optimize)
     _measure(name, quantized_by or f"mnet quantize {run.name} -o {name}.tflite", pushed)

@@ -98,5 +98,6 @@ mnet train --data my_photos --from {first}         # goes on with pictures of yo
 ```
 
 Each folder holds the int8 model, the float model (`model.keras`) to train on from, `run.json` (every setting),
-`history.csv`, its curve, `figures.json` and a card. `python -m mnet.zoo.make` measures and writes all of it.
+`history.csv`, its curve, `figures.json` and a card; `start-*` are of the training that it went on from.
+`python -m mnet.zoo.make` measures and writes all of it.
 """
